@@ -1,5 +1,7 @@
 //! Files of records: downloads, and tokens for protected ones.
 
+use std::sync::Arc;
+
 use serde_json::json;
 
 use super::answer::{json_response, no_store};
@@ -7,12 +9,13 @@ use super::call::Call;
 use super::parameters::parameter;
 use crate::base::error::{Error, Result};
 use crate::base::ids;
-use crate::model::collections::Field;
+use crate::model::collections::{Collection, Field};
 use crate::model::records;
-use crate::model::records::Scope;
+use crate::model::records::{FoundFile, Scope};
 use crate::model::rules::Operation;
 use crate::net::http::range::ByteRange;
 use crate::net::http::{Response, range};
+use crate::store::db::Connection;
 use crate::store::files;
 use crate::store::files::{FilePath, RemoteFile, StoredFile, table};
 
@@ -29,14 +32,18 @@ pub fn get(call: &Call<'_>) -> Result<Response> {
     let collection = call.collection(&scope)?;
     let pairs = call.query()?;
     let database = call.database()?;
-    let (stored, is_protected) = database
-        .look_up(|it| {
-            let stored = table::find(it, &collection.id, record, name)?;
-            let field = records::field_of_file(it, &collection, record, name)?;
-            let options = field.and_then(Field::file);
-            Ok(stored.zip(options.map(|options| options.protected)))
-        })?
-        .ok_or_else(no_file)?;
+    let found = match collection.is_view() {
+        false => database.look_up(|it| own_file(it, &collection, record, name))?,
+        true => database.read_for(call.asker(), |it| {
+            records::file_of_view(it, &scope, &collection, record, name)
+        })?,
+    };
+    let FoundFile {
+        collection: owner,
+        record: owner_record,
+        stored,
+        is_protected,
+    } = found.ok_or_else(no_file)?;
     if is_protected {
         let identity = call.identify_for_files(parameter(&pairs, "token"))?;
         let asker = call.asker_as(&identity);
@@ -50,8 +57,8 @@ pub fn get(call: &Call<'_>) -> Result<Response> {
     }
     let path = FilePath {
         database: call.database.to_owned(),
-        collection: collection.id.clone(),
-        record: record.to_owned(),
+        collection: owner.id.clone(),
+        record: owner_record,
         name: name.to_owned(),
     };
     let is_download = parameter(&pairs, "download").is_some_and(|value| value != "0");
@@ -66,6 +73,24 @@ pub fn get(call: &Call<'_>) -> Result<Response> {
     }
     let response = content(call, &path, &stored)?;
     Ok(with_headers(response, &stored, is_download, is_protected))
+}
+
+/// A file that a record of the collection names.
+fn own_file(
+    connection: &Connection,
+    collection: &Arc<Collection>,
+    record: &str,
+    name: &str,
+) -> Result<Option<FoundFile>> {
+    let stored = table::find(connection, &collection.id, record, name)?;
+    let field = records::field_of_file(connection, collection, record, name)?;
+    let options = field.and_then(Field::file);
+    Ok(stored.zip(options).map(|(stored, options)| FoundFile {
+        collection: Arc::clone(collection),
+        record: record.to_owned(),
+        stored,
+        is_protected: options.protected,
+    }))
 }
 
 /// A redirect to the bucket that has the file; none with local storage.

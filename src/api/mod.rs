@@ -53,6 +53,7 @@ pub mod settings;
 mod socket;
 mod stats;
 mod superusers;
+mod views;
 mod webhooks;
 mod workflow_starts;
 mod workflows;

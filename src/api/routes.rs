@@ -6,7 +6,7 @@ use super::call::Call;
 use super::{
     accounts, admins, batch, collections, cron, crons, databases, files, health, keys, logs,
     metrics, realtime, records, replicated_databases, replicated_files, sdk, settings, stats,
-    superusers, webhooks, workflow_starts, workflows,
+    superusers, views, webhooks, workflow_starts, workflows,
 };
 use crate::base::error::Result;
 use crate::model::rules::KeyScope;
@@ -133,7 +133,7 @@ const fn route(
 
 /// All endpoints.
 #[rustfmt::skip]
-pub const ROUTES: [Route; 124] = {
+pub const ROUTES: [Route; 125] = {
     use RouteAccess::{Account, Admin, Operate, Public, Replica, Rules, Scope, Watch, Work};
     use KeyScope::{Collections, Databases, Service};
     use OnReplica::{Own, Refuse, Serve};
@@ -201,6 +201,7 @@ pub const ROUTES: [Route; 124] = {
         route(Get,    "/api/collections/_superusers/records/{id}",     Admin,  Database, Serve,  superusers::get),
         small(route(Patch,  "/api/collections/_superusers/records/{id}",     Admin,  Database, Refuse, superusers::update)),
         small(route(Delete, "/api/collections/_superusers/records/{id}",     Admin,  Database, Refuse, superusers::delete)),
+        route(Get,    "/api/collections/{collection}/views/{slug}",    Rules,  Database, Serve,  views::list),
 
         route(Get,    "/api/collections/{collection}/auth-methods",    Public, Database, Serve,  accounts::methods),
         small(route(Post,   "/api/collections/{collection}/auth-with-password",     Public,  Database, Serve,  accounts::auth_with_password)),

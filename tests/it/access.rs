@@ -112,7 +112,7 @@ const BATCHES: [u16; 17] = [
 ];
 
 #[rustfmt::skip]
-const ROWS: [Row; 124] = {
+const ROWS: [Row; 125] = {
     use Admits::{Accounts, Admins, AdminsAnd, All, Each, Identified, Operators, Replicas, Watchers, Workers};
     [
         row("GET /api/health", "/api/health", "", All(200)),
@@ -241,6 +241,7 @@ const ROWS: [Row; 124] = {
         row("DELETE /api/collections/{collection}/records/{id}", "/api/collections/notes/records/none", "", Each(DELETES)),
         row("POST /api/batch", "/api/batch", r#"{"requests":[{"method":"DELETE","url":"/api/collections/notes/records/none"}]}"#, Each(BATCHES)),
 
+        row("GET /api/collections/{collection}/views/{slug}", "/api/collections/notes/views/all", "", Each(LISTS)),
         row("GET /api/collections/{collection}/auth-methods", "/api/collections/users/auth-methods", "", All(200)),
         row("POST /api/collections/{collection}/auth-with-password", "/api/collections/users/auth-with-password", "{}", All(400)),
         row("POST /api/collections/{collection}/auth-refresh", "/api/collections/users/auth-refresh", "", Accounts(200, 403)),
@@ -446,7 +447,8 @@ fn make_collections(admin: &Api) {
     let owner = json!({"name": "owner", "type": "relation", "collectionId": "users"});
     let title = json!({"name": "title", "type": "text", "required": true});
     let notes = json!({"name": "notes", "fields": [owner, title], "listRule": rule,
-        "viewRule": rule, "createRule": rule, "updateRule": rule, "deleteRule": rule});
+        "viewRule": rule, "createRule": rule, "updateRule": rule, "deleteRule": rule,
+        "options": {"views": {"all": {"sort": "title"}}}});
     admin.post("/api/collections", notes).expect(200);
 }
 

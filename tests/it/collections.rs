@@ -170,7 +170,8 @@ fn wrong_collections_are_refused_with_the_name_of_what_is_wrong() {
         (json!({"name": "_admins"}), "name"),
         (json!({"name": "sqlite_x"}), "name"),
         (json!({"name": "TAKEN"}), "name"),
-        (json!({"name": "x", "type": "view"}), "type"),
+        (json!({"name": "x", "type": "table"}), "type"),
+        (json!({"name": "x", "type": "view"}), "viewQuery"),
         (json!({"name": "x", "typo": 1}), "typo"),
         (
             json!({"name": "x", "fields": [{"name": "p", "type": "password"}]}),

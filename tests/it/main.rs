@@ -47,6 +47,8 @@ mod tidy;
 mod tls;
 /// `ETag` and `If-Match`: two editors of one record, answers that a client has already.
 mod versions;
+/// Collections of type `view` and named views: columns, rules, files, and what they may not tell.
+mod views;
 /// Calls to others: signatures, retries, restarts, the log.
 mod webhooks;
 /// Runs that end by their deadline, and what is tried again.

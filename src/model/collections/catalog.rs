@@ -23,12 +23,15 @@ use super::change::{
     Editor, change, check_field_rules, check_indexes, check_new_name, reconcile_fields,
     refuse_new_identity,
 };
+use super::collection::NamedViewQuery;
 use super::definition::{CollectionDraft, RULES};
 use super::purge::Purged;
 use super::stored::{
     deleted_names, forget_deleted, is_applied, load, save, save_applied, save_pending,
 };
-use super::{Collection, CollectionKind, Collections, EMAIL_VISIBILITY, auth, purge, schema};
+use super::{
+    Collection, CollectionKind, Collections, EMAIL_VISIBILITY, auth, purge, schema, views,
+};
 use crate::base::error::{Error, Result};
 use crate::base::threads::lock;
 use crate::base::{clock, ids, log};
@@ -114,8 +117,10 @@ impl Catalog {
         let mut collection = Collection::clone(previous);
         refuse_new_identity(&draft, previous)?;
         change(&mut collection, draft, &current, editor)?;
-        reconcile_fields(previous, &mut collection)?;
-        self.check(&collection, &current)?;
+        if !collection.is_view() {
+            reconcile_fields(previous, &mut collection)?;
+        }
+        let mut collection = self.check(collection, &current)?;
         collection.updated = clock::now();
         if collection.updated == previous.updated {
             // A table stores the time of the definition that it follows.
@@ -145,12 +150,8 @@ impl Catalog {
                 other.name, collection.name
             )));
         }
-        let rest = current
-            .all()
-            .into_iter()
-            .filter(|other| other.id != collection.id);
-        let rest = Collections::from_iter(rest.map(|other| Collection::clone(other)));
-        self.check_rules_of_others(&collection.id, &rest)?;
+        let rest = with_change(&current, &collection.id, None);
+        self.check_others(&collection.id, &rest, &current)?;
         let (id, now) = (collection.id.clone(), clock::now());
         // In the queue of its own database, so that no later write uses the definition.
         let count = self.count_change(database);
@@ -257,7 +258,7 @@ impl Catalog {
         let list = list
             .into_iter()
             .map(|(stored, pending)| self.current_definition(stored, pending));
-        let list = list.collect::<Result<Vec<_>>>()?;
+        let list = views::derive_all(list.collect::<Result<Vec<_>>>()?);
         let collections = Arc::new(Collections::from_iter(list).counted(read_at, changes));
         let mut cache = lock(&self.cache);
         if cache.len() >= CACHED_MAX {
@@ -390,12 +391,13 @@ impl Catalog {
             rules: super::Rules::default(),
             options: serde_json::Map::new(),
             triggers: Triggers::default(),
+            view: None,
+            named_views: Vec::new(),
             created: now.clone(),
             updated: now,
         };
         change(&mut collection, draft, current, editor)?;
-        self.check(&collection, current)?;
-        Ok(collection)
+        self.check(collection, current)
     }
 
     fn is_free_id(&self, id: &str) -> Result<bool> {
@@ -409,25 +411,28 @@ impl Catalog {
         })
     }
 
-    /// Checks a complete definition, and the collections that depend on it.
-    fn check(&self, collection: &Collection, current: &Collections) -> Result<()> {
+    /// Checks a complete definition, and the collections that depend on it. Returns it with its
+    /// views derived.
+    fn check(&self, collection: Collection, current: &Collections) -> Result<Collection> {
+        let id = collection.id.clone();
+        let changed = with_change(current, &id, Some(collection));
+        let collection = changed.by_id(&id).ok_or_else(Error::stale)?;
+        views::check_own(collection)?;
         check_indexes(collection)?;
         check_field_rules(collection)?;
         auth::check_options(collection)?;
-        self.check_rules(collection, current)?;
-        let others = current
-            .all()
-            .into_iter()
-            .filter(|other| other.id != collection.id);
-        let changed: Vec<Collection> = others
-            .map(|other| Collection::clone(other))
-            .chain([collection.clone()])
-            .collect();
-        self.check_rules_of_others(&collection.id, &Collections::from_iter(changed))
+        self.check_rules(collection, &changed)?;
+        self.check_others(&id, &changed, current)?;
+        Ok(Collection::clone(collection))
     }
 
-    /// Refuses a change after which a rule of another collection is invalid.
-    fn check_rules_of_others(&self, id: &str, changed: &Collections) -> Result<()> {
+    /// Refuses a change after which a view or a rule of another collection is invalid.
+    fn check_others(&self, id: &str, changed: &Collections, current: &Collections) -> Result<()> {
+        if let Some((view, error)) = views::first_broken(changed, current) {
+            return Err(Error::conflict(format!(
+                "The view {view} depends on what you are changing. {error}"
+            )));
+        }
         for other in changed.all().iter().filter(|other| other.id != id) {
             if let Err((rule, _)) = self.check_each_rule(other, changed) {
                 return Err(Error::conflict(format!(
@@ -458,6 +463,13 @@ impl Catalog {
                 continue;
             };
             (self.check_rule)(rule, collection, current).map_err(|error| (name, error))?;
+        }
+        for named in &collection.named_views {
+            if let NamedViewQuery::Sql(view) = &named.query
+                && let Some(rule) = &view.rules.list
+            {
+                (self.check_rule)(rule, view, current).map_err(|error| ("options", error))?;
+            }
         }
         Ok(())
     }
@@ -523,4 +535,11 @@ impl Catalog {
             (applied, saved) => applied.and(saved),
         }
     }
+}
+
+/// The definitions after one has been replaced or, without `next`, deleted.
+fn with_change(current: &Collections, id: &str, next: Option<Collection>) -> Collections {
+    let others = current.all().into_iter().filter(|other| other.id != id);
+    let others = others.map(|other| Collection::clone(other));
+    Collections::from_iter(views::derive_all(others.chain(next).collect()))
 }

@@ -2,9 +2,11 @@
 
 use serde_json::{Map, Value};
 
+use super::collection::View;
 use super::definition::{CollectionDraft, FIELD_RULES, check_name};
+use super::named_view::parse_named_views;
 use super::parse::key_of_field;
-use super::{Collection, CollectionKind, Collections, FieldKind, auth};
+use super::{Collection, CollectionKind, Collections, FieldKind, auth, views};
 use crate::base::error::{Error, Kind, Result};
 use crate::model::rules::Rule;
 use crate::model::triggers::{Target, Trigger, Triggers, redaction};
@@ -34,6 +36,8 @@ pub fn change(
     }
     match collection.kind {
         CollectionKind::Auth => auth::complete_fields(&mut collection.fields)?,
+        // They follow from the statement.
+        CollectionKind::View => collection.fields.clear(),
         CollectionKind::Base => {
             if let Some(field) = collection.fields.iter().find(|field| field.is_secret()) {
                 return Err(Error::field(
@@ -50,6 +54,11 @@ pub fn change(
     if let Some(options) = draft.options {
         change_options(collection, options, editor)?;
     }
+    if let Some(query) = draft.view_query {
+        collection.view = Some(View::of_query(query));
+    }
+    collection.named_views = parse_named_views(collection)?;
+    views::check_definition(collection)?;
     resolve_relations(collection, current)
 }
 
@@ -109,6 +118,13 @@ fn resolve_relations(collection: &mut Collection, current: &Collections) -> Resu
                 format!("The target collection {target} does not exist."),
             ));
         };
+        if found.is_view() {
+            return Err(Error::field(
+                key_of_field(&field.name),
+                "validation_invalid_definition",
+                format!("{target} is a view; a relation needs a collection with stored records."),
+            ));
+        }
         target.clone_from(&found.id);
     }
     Ok(())

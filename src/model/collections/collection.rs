@@ -1,4 +1,7 @@
-//! The definition of a collection: fields, indexes, rules and options.
+//! The definition of a collection: fields, indexes, rules, options and views.
+
+use std::borrow::Cow;
+use std::sync::Arc;
 
 use serde_json::{Map, Value};
 
@@ -7,6 +10,7 @@ use super::index::Index;
 use crate::model::rules;
 use crate::model::rules::{FieldRules, Grant, Identity, Operation, Rule};
 use crate::model::triggers::Triggers;
+use crate::store::db::quote;
 
 #[derive(Clone, Debug)]
 pub struct Collection {
@@ -24,6 +28,10 @@ pub struct Collection {
     pub options: Map<String, Value>,
     /// Parsed from `options.triggers`.
     pub triggers: Triggers,
+    /// The statement of a view collection.
+    pub view: Option<View>,
+    /// Parsed from `options.views`.
+    pub named_views: Vec<NamedView>,
     pub created: String,
     pub updated: String,
 }
@@ -34,6 +42,71 @@ pub enum CollectionKind {
     Base,
     /// Records that can sign in; they have `email`, `password` and more.
     Auth,
+    /// Rows of a `SELECT` over other collections; they cannot be changed.
+    View,
+}
+
+/// The statement of a view and what follows from it.
+#[derive(Clone, Debug)]
+pub struct View {
+    /// The statement as it was sent.
+    pub query: String,
+    /// A subquery for `FROM`, in parentheses; without rows if there is an error.
+    pub source: String,
+    /// Those of `id`, `created` and `updated` that the statement selects.
+    pub system: Vec<&'static str>,
+    /// For each field, the collection (by id) and the field that its values come from unchanged.
+    pub origins: Vec<Option<(String, String)>>,
+    /// The reason why the view cannot be read: what it refers to no longer exists.
+    pub error: Option<String>,
+}
+
+impl View {
+    /// The view of a definition, before its columns are derived.
+    pub fn of_query(query: String) -> View {
+        View {
+            query,
+            source: "(SELECT NULL AS id WHERE FALSE)".to_owned(),
+            system: Vec::new(),
+            origins: Vec::new(),
+            error: Some("Its statement was not read yet.".to_owned()),
+        }
+    }
+}
+
+/// A view under a collection.
+#[derive(Clone, Debug)]
+pub struct NamedView {
+    /// Its name in paths.
+    pub slug: String,
+    pub query: NamedViewQuery,
+}
+
+#[derive(Clone, Debug)]
+pub enum NamedViewQuery {
+    /// The rows of a statement.
+    Sql(Arc<Collection>),
+    /// A list of the records of the collection.
+    Saved(SavedQuery),
+}
+
+/// The parameters of a list.
+#[derive(Clone, Debug, Default)]
+pub struct SavedQuery {
+    pub page: Option<u64>,
+    pub per_page: Option<u64>,
+    pub filter: String,
+    pub sort: String,
+}
+
+impl NamedView {
+    /// The reason why the view cannot be read.
+    pub fn error(&self) -> Option<&str> {
+        match &self.query {
+            NamedViewQuery::Sql(collection) => collection.view.as_ref()?.error.as_deref(),
+            NamedViewQuery::Saved(_) => None,
+        }
+    }
 }
 
 /// Conditions of access. None admits admins only, an empty rule everyone.
@@ -77,8 +150,33 @@ impl Collection {
         )
     }
 
+    pub fn is_view(&self) -> bool {
+        self.view.is_some()
+    }
+
+    /// SQL for `FROM`: the name of the table, or the subquery of a view.
+    pub fn source(&self) -> Cow<'_, str> {
+        match &self.view {
+            Some(view) => Cow::Borrowed(&view.source),
+            None => Cow::Owned(quote(&self.name)),
+        }
+    }
+
+    /// The column that identifies a row in its statements.
+    pub fn row_key(&self) -> &'static str {
+        if self.is_view() { "id" } else { "rowid" }
+    }
+
+    /// True if its rows have this one of the columns `id`, `created` and `updated`.
+    pub fn has_column(&self, name: &str) -> bool {
+        self.view
+            .as_ref()
+            .is_none_or(|view| view.system.contains(&name))
+    }
+
+    /// True if it stores files. A view only shows those of other collections.
     pub fn has_files(&self) -> bool {
-        self.fields.iter().any(|field| field.file().is_some())
+        !self.is_view() && self.fields.iter().any(|field| field.file().is_some())
     }
 
     pub fn field(&self, name: &str) -> Option<&Field> {
@@ -91,6 +189,7 @@ impl CollectionKind {
         match self {
             CollectionKind::Base => "base",
             CollectionKind::Auth => "auth",
+            CollectionKind::View => "view",
         }
     }
 }

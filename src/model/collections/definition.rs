@@ -20,6 +20,8 @@ use crate::model::triggers::redaction;
 /// The attribute that goes with `executeRule`.
 const WORKFLOWS: &str = "executeWorkflows";
 const WORKFLOWS_MAX: usize = 100;
+/// The statement of a view.
+const VIEW_QUERY: &str = "viewQuery";
 /// Largest number of groups in field rules.
 const GROUPS_MAX: usize = 100;
 /// Table names that SQLite reserves.
@@ -63,6 +65,8 @@ pub struct CollectionDraft {
     pub field_rules: Vec<(&'static str, Option<FieldRules>)>,
     pub workflows: Option<Vec<String>>,
     pub options: Option<Map<String, Value>>,
+    /// The statement of a view.
+    pub view_query: Option<String>,
 }
 
 impl CollectionDraft {
@@ -93,7 +97,10 @@ impl CollectionDraft {
             return Err(Error::invalid("A collection must be a JSON object."));
         };
         let mut draft = CollectionDraft::default();
-        for (key, value) in body {
+        // The fields of a view follow from its statement, whatever a client sends.
+        let is_view = body.get("type").is_some_and(|kind| kind == "view");
+        let is_read = |key: &str| !(is_view && matches!(key, "fields" | "schema"));
+        for (key, value) in body.iter().filter(|(key, _)| is_read(key)) {
             draft.read_key(key, value)?;
         }
         Ok(draft)
@@ -134,6 +141,7 @@ impl CollectionDraft {
             "schema" => self.schema = Some(parse_fields(key, value)?),
             "indexes" => self.indexes = Some(parse_indexes(value)?),
             "options" => self.options = Some(object_or_string("options", value)?),
+            VIEW_QUERY => self.view_query = optional_string(VIEW_QUERY, value)?,
             WORKFLOWS => self.workflows = Some(parse_workflows(value)?),
             "created" | "updated" | "system" | "database" => {}
             _ => {
@@ -189,6 +197,9 @@ impl Collection {
             json[name] = json!(slot(&mut rules));
         }
         json[WORKFLOWS] = json!(rules.workflows);
+        if let Some(view) = &self.view {
+            json[VIEW_QUERY] = json!(view.query);
+        }
         json
     }
 }
@@ -221,7 +232,8 @@ fn parse_kind(value: &Value) -> Result<CollectionKind> {
     match value.as_str() {
         Some("base") => Ok(CollectionKind::Base),
         Some("auth") => Ok(CollectionKind::Auth),
-        _ => Err(invalid("type", "Must be base or auth.")),
+        Some("view") => Ok(CollectionKind::View),
+        _ => Err(invalid("type", "Must be base, auth or view.")),
     }
 }
 

@@ -13,7 +13,7 @@
 pub use auth::{EMAIL_VISIBILITY, TOKEN_KEY};
 pub use catalog::Catalog;
 pub use change::Editor;
-pub use collection::{Collection, CollectionKind, Rules};
+pub use collection::{Collection, CollectionKind, NamedViewQuery, Rules, SavedQuery};
 pub use definition::check_name;
 pub use field::{
     DomainOptions, Field, FieldKind, FileOptions, RelationOptions, TextOptions, TimeOptions,
@@ -31,12 +31,16 @@ mod definition;
 mod field;
 mod field_json;
 mod index;
+mod named_view;
 mod parse;
 mod purge;
 mod schema;
 mod set;
 mod stored;
 mod superusers;
+mod view;
+mod view_sql;
+mod views;
 
 /// A field from its JSON form, for tests of other modules.
 #[cfg(test)]
@@ -62,6 +66,8 @@ pub fn test_collection(id: &str, name: &str, fields: serde_json::Value) -> Colle
         rules: Rules::default(),
         options: serde_json::Map::new(),
         triggers: crate::model::triggers::Triggers::default(),
+        view: None,
+        named_views: Vec::new(),
         created: String::new(),
         updated: String::new(),
     }

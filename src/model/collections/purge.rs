@@ -24,7 +24,7 @@ pub fn run(tx: &Connection, collections: &Collections, deleted: &[String]) -> Re
         let is_live = collections
             .all()
             .iter()
-            .any(|live| live.name.eq_ignore_ascii_case(&table));
+            .any(|live| !live.is_view() && live.name.eq_ignore_ascii_case(&table));
         let is_deleted = deleted.contains(&table) || table.starts_with(schema::ASIDE);
         if is_deleted && !is_live {
             drop_from(tx, &format!("DROP TABLE {}", quote(&table)), &table)?;
@@ -32,7 +32,8 @@ pub fn run(tx: &Connection, collections: &Collections, deleted: &[String]) -> Re
         }
     }
     let mut named = Vec::new();
-    for collection in collections.all() {
+    let all = collections.all();
+    for collection in all.into_iter().filter(|it| !it.is_view()) {
         for column in schema::columns(tx, &collection.name)? {
             let is_system = ["id", "created", "updated", TOKEN_KEY].contains(&column.as_str());
             let is_field = |field: &super::Field| field.name.eq_ignore_ascii_case(&column);

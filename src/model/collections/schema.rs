@@ -27,6 +27,9 @@ pub fn apply(
     collection: &Collection,
     previous: Option<&Collection>,
 ) -> Result<()> {
+    if collection.is_view() {
+        return Ok(());
+    }
     let mut columns = columns(tx, &collection.name)?;
     if previous.is_none() && !columns.is_empty() {
         move_table_aside(tx, &collection.name)?;
@@ -101,6 +104,9 @@ fn apply_field(
 
 /// True if the table lacks a column of the definition, because the file is older.
 pub fn is_behind(connection: &Connection, collection: &Collection) -> Result<bool> {
+    if collection.is_view() {
+        return Ok(false);
+    }
     let columns = columns(connection, &collection.name)?;
     let lacks = |field: &Field| !columns.contains(&field.name.to_ascii_lowercase());
     Ok(columns.is_empty()

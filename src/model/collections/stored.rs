@@ -3,7 +3,9 @@
 use rusqlite::{Connection, params};
 use serde_json::Value;
 
+use super::collection::View;
 use super::definition::{CollectionDraft, MANAGE_RULE};
+use super::named_view::parse_named_views;
 use super::{Collection, CollectionKind, Rules};
 use crate::base::error::{Error, Result, ResultExt as _};
 use crate::base::log;
@@ -138,6 +140,8 @@ pub fn load(
             rules: Rules::default(),
             options: serde_json::Map::new(),
             triggers: Triggers::default(),
+            view: None,
+            named_views: Vec::new(),
             created: row.get(3)?,
             updated: row.get(4)?,
         };
@@ -173,9 +177,21 @@ fn restore(collection: &mut Collection, text: &str) -> Result<()> {
         }))
     })?;
     collection.kind = draft.kind.unwrap_or(CollectionKind::Base);
-    collection.fields = draft.fields.unwrap_or_default();
+    collection.fields = match collection.kind {
+        // They are derived from the statement.
+        CollectionKind::View => Vec::new(),
+        _ => draft.fields.unwrap_or_default(),
+    };
     collection.indexes = draft.indexes.unwrap_or_default();
     collection.options = draft.options.unwrap_or_default();
+    collection.view = draft.view_query.map(View::of_query);
+    collection.named_views = parse_named_views(collection).unwrap_or_else(|error| {
+        log::warn(format_args!(
+            "the views of {} are ignored: {error}",
+            collection.name
+        ));
+        Vec::new()
+    });
     // Older versions did not check them.
     collection.triggers = Triggers::parse(&collection.options).unwrap_or_else(|error| {
         log::warn(format_args!(

@@ -10,7 +10,6 @@ use crate::base::error::Result;
 use crate::model::collections::Collection;
 use crate::model::filter;
 use crate::model::rules::Access;
-use crate::store::db::quote;
 
 /// The `WHERE` of a list: the rule and the filter of the caller.
 pub struct Condition {
@@ -81,7 +80,7 @@ impl Condition {
         let offset = query.bind(Stored::Integer(i64::try_from(offset).unwrap_or(i64::MAX)));
         let sql = format!(
             "SELECT {MAIN}.rowid FROM {} AS {MAIN}{} ORDER BY {order} LIMIT {limit} OFFSET {offset}",
-            quote(&collection.name),
+            collection.source(),
             self.sql,
         );
         let mut statement = connection.prepare_cached(&sql)?;
@@ -89,8 +88,34 @@ impl Condition {
         Ok(rows.collect::<rusqlite::Result<_>>()?)
     }
 
+    /// Like [`Condition::page`], for a view, whose rows have no rowid: everything that follows the
+    /// subquery, and its parameters. Without a sort the rows come in the order of the statement.
+    pub fn clause(
+        &self,
+        scope: &Scope,
+        collection: &Collection,
+        sort: &str,
+        limit: u64,
+        offset: u64,
+    ) -> Result<(String, Vec<Stored>)> {
+        let terms = filter::parse_sort(sort)?;
+        let params = self.params.clone();
+        let mut query = Query::new(&scope.collections, scope.request_context(None), params);
+        let order = match terms.is_empty() {
+            true => String::new(),
+            false => format!(
+                " ORDER BY {}",
+                query.order(&terms, collection, Trust::Caller)?
+            ),
+        };
+        let limit = query.bind(Stored::Integer(i64::try_from(limit).unwrap_or(i64::MAX)));
+        let offset = query.bind(Stored::Integer(i64::try_from(offset).unwrap_or(i64::MAX)));
+        let clause = format!("{}{order} LIMIT {limit} OFFSET {offset}", self.sql);
+        Ok((clause, query.into_params()))
+    }
+
     pub fn count(&self, collection: &Collection, connection: &Connection) -> Result<u64> {
-        let table = quote(&collection.name);
+        let table = collection.source();
         let sql = format!("SELECT count(*) FROM {table} AS {MAIN}{}", self.sql);
         let mut statement = connection.prepare_cached(&sql)?;
         let count = statement

@@ -192,7 +192,8 @@ fn referencing_fields<'a>(
     target: &Collection,
 ) -> Vec<(Arc<Collection>, &'a Field, &'a RelationOptions)> {
     let mut found = Vec::new();
-    for collection in scope.collections.all() {
+    let all = scope.collections.all();
+    for collection in all.into_iter().filter(|it| !it.is_view()) {
         for field in &collection.fields {
             if let Some(options) = field.relation()
                 && options.collection_id == target.id

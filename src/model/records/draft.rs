@@ -218,7 +218,7 @@ impl Draft {
 /// Generates the id of a new record.
 pub fn new_id(collection: &Collection) -> Result<String> {
     match collection.kind {
-        CollectionKind::Base => ids::record_id(),
+        CollectionKind::Base | CollectionKind::View => ids::record_id(),
         CollectionKind::Auth => ids::account_id(),
     }
 }

@@ -26,7 +26,7 @@ pub fn field_of_file<'a>(
     let sql = format!(
         "SELECT {} FROM {} WHERE id = ?1",
         columns.join(", "),
-        quote(&collection.name)
+        collection.source()
     );
     let mut statement = connection.prepare_cached(&sql)?;
     let mut rows = statement.query([id])?;

@@ -25,11 +25,11 @@ pub use update::{Upsert, update};
 pub use value::{Modifier, RawBody};
 pub use version::{Precondition, RenderedRecord, Versions};
 pub use view::{SubscriberView, SubscriptionSpec};
+pub use view_rows::{FoundFile, file_of_view};
 
 use crate::base::error::{Kind, Result};
 use crate::model::collections::Collection;
 use crate::model::rules::{Access, Operation};
-use crate::store::db::quote;
 
 pub mod account;
 mod batch;
@@ -58,6 +58,7 @@ mod update;
 mod value;
 mod version;
 mod view;
+mod view_rows;
 mod write;
 
 /// True if the record exists and the caller may do this to it.
@@ -69,6 +70,9 @@ pub fn is_allowed(
     id: &str,
 ) -> Result<bool> {
     let grant = collection.grant(operation, &scope.identity);
+    if collection.is_view() {
+        return view_rows::is_shown(operation, connection, scope, collection, id);
+    }
     match row::find_permitted(connection, scope, collection, id, &grant.access, None) {
         Ok(_) => Ok(grant.access != Access::Denied),
         Err(error) if error.kind() == Kind::NotFound => Ok(false),
@@ -78,7 +82,7 @@ pub fn is_allowed(
 
 /// True if there is a record with this id, whatever the rules say.
 pub fn exists(connection: &Connection, collection: &Collection, id: &str) -> Result<bool> {
-    let table = quote(&collection.name);
+    let table = collection.source();
     let sql = format!("SELECT EXISTS (SELECT 1 FROM {table} WHERE id = ?1)");
     let mut statement = connection.prepare_cached(&sql)?;
     Ok(statement.query_row([id], |row| row.get(0))?)

@@ -92,6 +92,8 @@ pub enum RecordKey {
     /// The record is not read but passed in, as the values of `events::State`. It is written if the
     /// access of the plan admits it and this filter of the caller matches.
     Values(Option<Expr>),
+    /// All rows of a view that this clause admits. The parameters of the clause come first.
+    Clause(String, Vec<Stored>),
 }
 
 impl Plan {
@@ -149,6 +151,31 @@ impl Plan {
             out,
             None,
         )
+    }
+
+    /// Writes all rows of a plan by a clause, with commas between them; returns their number.
+    pub fn write_rows(
+        &self,
+        connection: &Connection,
+        params: &[Stored],
+        out: &mut Vec<u8>,
+    ) -> Result<usize> {
+        let mut statement = connection.prepare_cached(&self.sql)?;
+        let params = params.iter().chain(&self.params);
+        for (at, param) in params.enumerate() {
+            statement.raw_bind_parameter(at + 1, param)?;
+        }
+        let mut rows = statement.raw_query();
+        let mut count = 0;
+        while let Some(row) = rows.next()? {
+            if count > 0 {
+                out.push(b',');
+            }
+            self.limits.reach(out.len())?;
+            self.write_row(connection, row, out)?;
+            count += 1;
+        }
+        Ok(count)
     }
 
     fn write_by<'a>(
@@ -298,11 +325,11 @@ impl Planner<'_> {
         let excerpt = |name: &str| fields.and_then(|tree| tree.excerpt(name));
         let mut columns: Vec<Column> = ["id", "created", UPDATED]
             .into_iter()
-            .filter(|name| *name == UPDATED || wants(name))
+            .filter(|name| *name == UPDATED || (wants(name) && collection.has_column(name)))
             .map(|name| Column {
                 field: None,
                 name,
-                hidden: !wants(name),
+                hidden: !wants(name) || !collection.has_column(name),
                 is_guarded: false,
                 excerpt: None,
             })
@@ -411,6 +438,7 @@ impl Planner<'_> {
         let reserved = match key {
             RecordKey::Rowid | RecordKey::New | RecordKey::Id => 1,
             RecordKey::Values(_) => RecordState::SYSTEM.len() + collection.fields.len(),
+            RecordKey::Clause(_, params) => params.len(),
         };
         let request = RequestContext {
             identity: self.identity,
@@ -429,6 +457,8 @@ impl Planner<'_> {
                     let value = format!("coalesce({MAIN}.{field}, '')");
                     sql += &email_visibility::guarded(&value, &guard, "NULL");
                 }
+                // The rows of a view have no version.
+                None if !collection.has_column(column.name) => sql += "NULL",
                 field => {
                     sql += MAIN;
                     sql += ".";
@@ -436,7 +466,7 @@ impl Planner<'_> {
                 }
             }
         }
-        let table = quote(&collection.name);
+        let table = collection.source();
         sql += &match key {
             RecordKey::Rowid | RecordKey::New => [
                 " FROM ",
@@ -453,6 +483,8 @@ impl Planner<'_> {
                 " FROM ({}) AS {MAIN} WHERE TRUE",
                 row_of_parameters(collection)
             ),
+            // The clause has the rule already.
+            RecordKey::Clause(clause, _) => [" FROM ", &table, " AS ", MAIN, clause].concat(),
         };
         match access {
             Access::Free => {}

@@ -23,6 +23,7 @@ pub struct Scope {
 impl Scope {
     /// The grant of the caller; an error if it covers no record at all.
     pub fn admit(&self, collection: &Collection, operation: Operation) -> Result<Grant> {
+        refuse_change_of_view(collection, operation)?;
         let grant = collection.grant(operation, &self.identity);
         match grant.access {
             Access::Denied => Err(self.denied()),
@@ -54,5 +55,22 @@ impl Scope {
             identity: &self.identity,
             body,
         }
+    }
+}
+
+/// Refuses to change or start a workflow on a record of a view, and to read a view that is broken.
+fn refuse_change_of_view(collection: &Collection, operation: Operation) -> Result<()> {
+    let Some(view) = &collection.view else {
+        return Ok(());
+    };
+    let name = &collection.name;
+    match (operation, &view.error) {
+        (Operation::List | Operation::View, None) => Ok(()),
+        (Operation::List | Operation::View, Some(error)) => Err(Error::unavailable(format!(
+            "The view {name} cannot be read. {error}"
+        ))),
+        _ => Err(Error::invalid(format!(
+            "{name} is a view; its records are read only. Change the records that it shows."
+        ))),
     }
 }

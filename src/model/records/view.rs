@@ -13,7 +13,7 @@ use super::plan::{Plan, RecordKey};
 use super::query::email_visibility;
 use super::routing_key::RoutingKey;
 use super::{Scope, Shape};
-use crate::base::error::Result;
+use crate::base::error::{Error, Result};
 use crate::model::collections::{Collection, Collections};
 use crate::model::events::{RecordState, SqlValue};
 use crate::model::filter::{Expr, REQUEST};
@@ -48,6 +48,7 @@ impl SubscriberView {
         collection: &Arc<Collection>,
         spec: &SubscriptionSpec,
     ) -> Result<SubscriberView> {
+        refuse_view(collection)?;
         let grant = scope.admit(collection, operation(spec))?;
         let filter = spec.filter.clone();
         let depends_on_time = depends_on_time(&scope, collection, spec);
@@ -75,6 +76,7 @@ impl SubscriberView {
         collection: &Collection,
         spec: &SubscriptionSpec,
     ) -> Result<Option<String>> {
+        refuse_view(collection)?;
         let grant = scope.admit(collection, operation(spec))?;
         let rule = match &grant.access {
             Access::When(rule) => Some(rule.as_ref()),
@@ -118,6 +120,18 @@ impl SubscriberView {
                 self.plan.write_values(connection, &values, out)
             }
         }
+    }
+}
+
+/// Nothing announces which rows of a view a change of another record adds, changes or removes.
+fn refuse_view(collection: &Collection) -> Result<()> {
+    match collection.is_view() {
+        false => Ok(()),
+        true => Err(Error::invalid(format!(
+            "{} is a view, and changes of views are not announced; subscribe to the collections \
+             that it reads.",
+            collection.name
+        ))),
     }
 }
 

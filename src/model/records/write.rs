@@ -85,7 +85,7 @@ fn new_row<'a>(collection: &'a Collection, id: &str, resolved: &'a Resolved) -> 
 
 fn insert_row(tx: &Connection, collection: &Collection, row: &Row<'_>) -> Result<Rowid> {
     let token_key = match collection.kind {
-        CollectionKind::Base => None,
+        CollectionKind::Base | CollectionKind::View => None,
         CollectionKind::Auth => Some(Stored::Text(ids::token_key()?)),
     };
     let mut columns = String::with_capacity(24 * row.len());

@@ -148,6 +148,15 @@ pub fn find(
     Ok(found.optional()?)
 }
 
+/// The record of a collection that has a file of this name.
+pub fn record_of(connection: &Connection, collection: &str, name: &str) -> Result<Option<String>> {
+    let sql = "SELECT record FROM _files WHERE collection = ?1 AND name = ?2 LIMIT 1";
+    let mut statement = connection.prepare_cached(sql)?;
+    Ok(statement
+        .query_row([collection, name], |row| row.get(0))
+        .optional()?)
+}
+
 /// The files of a database after this hash, record and name, in that order.
 pub fn by_hash(
     connection: &Connection,

@@ -81,7 +81,7 @@ impl Query<'_> {
         for term in terms {
             let sql = match term.path.first().map(String::as_str) {
                 Some("@random") => "random()".to_owned(),
-                Some("@rowid") => format!("{MAIN}.rowid"),
+                Some("@rowid") => format!("{MAIN}.{}", collection.row_key()),
                 _ => match self.path(&term.path, root)? {
                     ResolvedOperand {
                         value: OperandValue::One { sql },
@@ -103,7 +103,14 @@ impl Query<'_> {
             parts.push(format!("{sql}{}", direction(term.descending)));
         }
         let last = terms.last().is_some_and(|term| term.descending);
-        parts.push(format!("{MAIN}.rowid{}", direction(last)));
+        // A named view may have neither.
+        if !collection.is_view() || collection.has_column("id") {
+            parts.push(format!(
+                "{MAIN}.{}{}",
+                collection.row_key(),
+                direction(last)
+            ));
+        }
         Ok(parts.join(", "))
     }
 

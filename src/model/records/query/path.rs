@@ -72,7 +72,9 @@ impl Query<'_> {
         loop {
             let (name, rest) = names.split_first().ok_or_else(unknown)?;
             let column = format!("{}.{}", join.alias, quote(name));
-            if let "id" | "created" | "updated" = name.as_str() {
+            if let "id" | "created" | "updated" = name.as_str()
+                && at.has_column(name)
+            {
                 let kind = if name == "id" {
                     ComparisonType::Text
                 } else {
@@ -161,7 +163,7 @@ impl Query<'_> {
         trust: Trust,
         unknown: &dyn Fn() -> Error,
     ) -> Result<()> {
-        let (alias, table) = (self.alias(), quote(&target.name));
+        let (alias, table) = (self.alias(), target.source());
         join.joins += &format!(" LEFT JOIN {table} AS {alias} ON {alias}.id = {id}");
         if trust == Trust::Caller {
             match target.grant(Operation::View, self.request.identity).access {
