@@ -35,6 +35,8 @@ pub fn superusers() -> Result<Collection> {
         rules: Rules::default(),
         options: Map::new(),
         triggers: Triggers::default(),
+        view: None,
+        named_views: Vec::new(),
         created: "2026-01-01T00:00:00.000Z".to_owned(),
         updated: "2026-01-01T00:00:00.000Z".to_owned(),
     })
