@@ -14,6 +14,7 @@ use super::{Collection, CollectionKind, Rules};
 use crate::base::error::{Error, Result};
 use crate::model::filter;
 use crate::model::rules::Rule;
+use crate::model::triggers::Triggers;
 
 /// Largest number of named views of a collection.
 const VIEWS_MAX: usize = 50;
@@ -75,7 +76,7 @@ fn parse_sql(collection: &Collection, value: &Value) -> Result<NamedView> {
         kind: CollectionKind::View,
         fields: Vec::new(),
         indexes: Vec::new(),
-        triggers: Vec::new(),
+        triggers: Triggers::default(),
         named_views: Vec::new(),
         options: options.into_iter().collect(),
         view: Some(View::of_query(sql.to_owned())),

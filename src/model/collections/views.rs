@@ -159,7 +159,7 @@ pub fn check_definition(collection: &Collection) -> Result<()> {
             "A view has no indexes; those of the collections apply.",
         );
     }
-    if !collection.triggers.is_empty() {
+    if collection.triggers.iter().next().is_some() {
         return refuse(
             "options",
             "A view has no triggers: its records do not change themselves.",
