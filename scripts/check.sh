@@ -10,13 +10,14 @@ Runs the steps named, or all of them in this order:
   format   cargo fmt --check
   lint     cargo clippy, warnings denied
   test     cargo test, for the vendored HTTP engine too
+  ui       scripts/ui-check.sh: the dashboard in Chromium, against the program that the tests built
   hostile  scripts/hostile.py for half a minute, against the program that the tests built
   docs     cargo doc, warnings denied
   sdk-js   scripts/sdk-js-check.sh, against the program that the tests built
   scripts  shellcheck over scripts/ and tools/
 and prints the number of packages in Cargo.lock.
 
-A step whose tool is not installed (rustfmt, clippy, python3, node, shellcheck) is skipped, with a message.
+A step whose tool is not installed (rustfmt, clippy, python3, node, npm, shellcheck) is skipped, with a message.
 Exit code 0: all steps that ran passed.
 TEXT
 }
@@ -52,6 +53,11 @@ hostile() {
     python3 scripts/hostile.py --binary "${CARGO_TARGET_DIR:-target}/debug/vski" --seconds 30 --p99 10
 }
 
+ui() {
+    skip_without npm "npm --version" || return 0
+    scripts/ui-check.sh --binary "${CARGO_TARGET_DIR:-target}/debug/vski"
+}
+
 docs() {
     RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps --document-private-items
 }
@@ -83,11 +89,11 @@ run() { # run STEP FUNCTION
 for step in "$@"; do
     case $step in
         --help | -h) usage; exit 0 ;;
-        format | lint | test | hostile | docs | sdk-js | scripts) ;;
+        format | lint | test | ui | hostile | docs | sdk-js | scripts) ;;
         *) fail "unknown step: $step (see --help)" ;;
     esac
 done
-[ $# -gt 0 ] || set -- format lint test hostile docs sdk-js scripts
+[ $# -gt 0 ] || set -- format lint test ui hostile docs sdk-js scripts
 
 cd "$(dirname -- "$0")/.."
 command -v cargo >/dev/null || fail "no cargo: install Rust first"

@@ -135,6 +135,7 @@ pub fn start(config: &Config) -> Result<Running> {
             config.cors_origins.clone(),
             config.given_public_url().as_deref(),
         ),
+        has_dashboard: config.has_dashboard,
         trusted_proxies: config.trusted_proxies.clone(),
         shown: settings::describe(config),
     };

@@ -36,6 +36,8 @@ pub struct Call<'a> {
     pub client: &'a OnceCell<IpAddr>,
     pub trusted_proxies: &'a [Prefix],
     pub cors: &'a Cors,
+    /// False if the operator has switched the dashboard off.
+    pub has_dashboard: bool,
     /// The charge for the parsed body, until the request is answered.
     pub parsed: RefCell<Option<Charge>>,
     pub output: OnceCell<OutputCharge>,

@@ -67,11 +67,3 @@ fn refuse_behind(behind: Option<u64>, most: u64) -> Result<()> {
     };
     Err(Error::unavailable(format!("This replica {state}.")))
 }
-
-/// The answer to a person who opens the address in a browser.
-pub fn root(_call: &Call<'_>) -> Result<Response> {
-    Ok(Response::text(
-        200,
-        "vski is running. The API is under /api/; vski routes lists its endpoints.\n",
-    ))
-}

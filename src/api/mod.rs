@@ -31,6 +31,7 @@ mod collections;
 pub mod cors;
 pub mod cron;
 mod crons;
+mod dashboard;
 mod databases;
 mod files;
 mod form_values;
@@ -87,6 +88,7 @@ pub struct ApiSettings {
     pub cors: Cors,
     /// Bytes of the longest form with files.
     pub upload_bytes_max: u64,
+    pub has_dashboard: bool,
     /// Proxies that are trusted to name the address of a client.
     pub trusted_proxies: Vec<Prefix>,
     /// The settings of the server, as `/api/settings` shows them.
@@ -189,6 +191,7 @@ impl Api {
             client,
             trusted_proxies: &self.settings.trusted_proxies,
             cors: &self.settings.cors,
+            has_dashboard: self.settings.has_dashboard,
             answers: &self.answers,
             requests: &self.requests,
             shown_settings: &self.settings.shown,

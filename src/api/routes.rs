@@ -4,7 +4,7 @@ use std::fmt;
 
 use super::call::Call;
 use super::{
-    accounts, admins, batch, collections, cron, crons, databases, files, health, keys, logs,
+    accounts, admins, batch, collections, cron, crons, dashboard, databases, files, health, keys, logs,
     metrics, realtime, records, replicated_databases, replicated_files, sdk, settings, stats,
     superusers, views, webhooks, workflow_starts, workflows,
 };
@@ -133,7 +133,7 @@ const fn route(
 
 /// All endpoints.
 #[rustfmt::skip]
-pub const ROUTES: [Route; 125] = {
+pub const ROUTES: [Route; 127] = {
     use RouteAccess::{Account, Admin, Operate, Public, Replica, Rules, Scope, Watch, Work};
     use KeyScope::{Collections, Databases, Service};
     use OnReplica::{Own, Refuse, Serve};
@@ -281,6 +281,8 @@ pub const ROUTES: [Route; 125] = {
         route(Get,    "/metrics",                                      Watch,  Server,   Own,    metrics::get),
         route(Get,    "/auth/confirm",                                 Public, Server,   Own,    accounts::confirm_page),
         route(Get,    "/sdk.js",                                       Public, Server,   Own,    sdk::client),
-        route(Get,    "/",                                             Public, Server,   Own,    health::root),
+        route(Get,    "/",                                             Public, Server,   Own,    dashboard::root),
+        route(Get,    "/installer",                                    Public, Server,   Own,    dashboard::installer),
+        route(Get,    "/_/*rest",                                      Public, Server,   Own,    dashboard::get),
     ]
 };

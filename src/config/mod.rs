@@ -58,6 +58,8 @@ pub struct Config {
     public_url: Option<String>,
     /// Origins whose pages may call the API; `*` allows all.
     pub cors_origins: Vec<String>,
+    /// Serve the dashboard at `/_/`.
+    pub has_dashboard: bool,
     /// Proxies that are trusted to name the address of a client.
     pub trusted_proxies: Vec<Prefix>,
     /// The mail server; none if mails go to the log.
@@ -117,6 +119,11 @@ impl Config {
             cors_origins: raw.list("CORS_ORIGINS", |text| {
                 (text == "*" || (is_origin(text) && !has_user(text)))
                     .then(|| text.trim_end_matches('/').to_owned())
+            })?,
+            has_dashboard: raw.parse("DASHBOARD", |text| match text {
+                "on" => Some(true),
+                "off" => Some(false),
+                _ => None,
             })?,
             trusted_proxies: raw.list("TRUSTED_PROXIES", Prefix::parse)?,
             mail: raw.mail(&roots)?,

@@ -36,7 +36,7 @@ const fn opt(
 }
 
 /// All options: the source of the parser and of `vski help`. The README documents each of them.
-pub const OPTIONS: [Opt; 35] = [
+pub const OPTIONS: [Opt; 36] = [
     opt("HOST", "127.0.0.1", "an IP address", "address to listen on"),
     opt(
         "PORT",
@@ -198,6 +198,7 @@ pub const OPTIONS: [Opt; 35] = [
         "comma-separated origins such as https://app.example, or *",
         "origins whose pages may call the API in a browser",
     ),
+    opt("DASHBOARD", "on", "on or off", "serve the dashboard at /_/"),
     opt(
         "TRUSTED_PROXIES",
         "",

@@ -22,6 +22,8 @@ mod collections;
 mod crash;
 /// Jobs that run by the clock: made, refused, run by hand, on replicas.
 mod cron;
+/// The files of the dashboard: addresses, caching, sizes.
+mod dashboard;
 /// Dates as values, in filters and in rules.
 mod dates;
 /// Full disks, unusable directories, files that grow, work that takes long.

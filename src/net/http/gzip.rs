@@ -4,10 +4,13 @@
 //! A compressor has 300 kB of tables. Creating one costs more than compressing most responses, so a
 //! few are kept for reuse. Only the fast level is used.
 
+use std::io::Read as _;
 use std::sync::Mutex;
 
+use flate2::read::GzDecoder;
 use flate2::{Compress, Compression, Crc, FlushCompress, Status};
 
+use crate::base::error::{Error, Result};
 use crate::base::threads::lock;
 
 /// Most idle compressors kept for reuse.
@@ -47,6 +50,14 @@ pub fn compress(bytes: &[u8]) -> Option<Vec<u8>> {
         kept.push(compressor);
     }
     compressed
+}
+
+/// Reads a gzip file that this program has made, whatever its length.
+pub fn decompress(gzip: &[u8]) -> Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    let read = GzDecoder::new(gzip).read_to_end(&mut bytes);
+    read.map_err(|error| Error::internal(format!("decompress a file of the program: {error}")))?;
+    Ok(bytes)
 }
 
 fn run(compressor: &mut Compress, bytes: &[u8]) -> Option<Vec<u8>> {

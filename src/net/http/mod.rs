@@ -6,7 +6,7 @@
 
 pub mod client_address;
 mod encode;
-mod gzip;
+pub mod gzip;
 pub mod multipart;
 pub mod query;
 pub mod range;
