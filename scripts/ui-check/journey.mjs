@@ -56,7 +56,7 @@ async function makeCollection(page, server, api) {
   await page.getByLabel('Name').fill('views');
   await page.getByLabel('Type').selectOption('number');
   await page.getByRole('button', { name: 'Close' }).click();
-  await page.getByRole('link', { name: 'Rules' }).click();
+  await page.getByRole('link', { name: 'Rules', exact: true }).click();
   await page.getByLabel('Admins only').first().uncheck();
   await page.getByText('Everyone, also without signing in, can see records in lists.').waitFor();
   await page.getByRole('button', { name: 'Save...' }).click();
@@ -88,6 +88,7 @@ async function editRecords(page, server, api) {
   await page.getByRole('button', { name: 'Save' }).click();
   await page.getByText('The record has been changed by another client').waitFor();
   await page.getByRole('button', { name: 'Try again' }).click();
+  await page.getByText('The record has been changed by another client').waitFor({ state: 'hidden' });
   await page.getByLabel('views').fill('42');
   await page.getByRole('button', { name: 'Save' }).click();
   await page.getByText('Record saved.').waitFor();
@@ -129,11 +130,11 @@ async function makeKey(page, server) {
   await page.goto(`${server.url}/_/access/keys?new=1`);
   await page.getByLabel('Name').fill('reader');
   await page.getByRole('button', { name: 'Create', exact: true }).click();
-  const key = (await page.getByRole('region', { name: 'Key' }).textContent()) ?? '';
+  const key = (await page.getByRole('region', { name: 'Key', exact: true }).textContent()) ?? '';
   const answer = await fetch(`${server.url}/api/collections/posts/records`, { headers: { 'X-API-Key': key } });
   assert.equal(answer.status, 200);
   await page.getByRole('button', { name: 'Done' }).click();
-  await page.getByRole('cell', { name: 'reader' }).waitFor();
+  await page.getByRole('cell', { name: 'reader', exact: true }).waitFor();
 }
 
 /** @param {import('playwright-core').Page} page @param {{url: string}} server @param {any} api */
@@ -146,9 +147,9 @@ async function makeJob(page, server, api) {
   await page.getByRole('alert').first().waitFor();
   await page.getByLabel('Schedule').fill('30 3 * * *');
   await page.getByRole('button', { name: 'Save' }).click();
-  await page.getByRole('link', { name: 'tidy' }).click();
+  await page.getByRole('link', { name: 'tidy', exact: true }).click();
   await page.getByRole('button', { name: 'Run now' }).click();
-  await page.getByRole('cell', { name: 'success' }).waitFor();
+  await page.getByRole('cell', { name: 'success' }).first().waitFor();
   assert.equal((await api('GET', '/api/cron/tidy/runs')).data.items[0].status, 'success');
 }
 
@@ -192,7 +193,7 @@ async function makeDatabase(page, server, api) {
   await page.getByRole('button', { name: 'Create', exact: true }).click();
   await page.getByRole('cell', { name: 'shop', exact: true }).waitFor();
   await page.getByRole('row', { name: /shop/ }).getByRole('button', { name: 'Show' }).click();
-  await page.getByRole('link', { name: 'Collections' }).click();
+  await page.getByRole('link', { name: 'Collections', exact: true }).click();
   await page.getByText('Database shop, 0 collections').waitFor();
   assert.ok((await api('GET', '/api/databases')).data.some((/** @type {any} */ it) => it.name === 'shop'));
   await page.getByRole('combobox', { name: 'Database' }).selectOption('default');
@@ -204,6 +205,7 @@ async function useKeyboard(page, server) {
   await page.goto(`${server.url}/_/`);
   await page.getByRole('heading', { name: 'Home' }).waitFor();
   await page.keyboard.press('Control+k');
+  await page.getByRole('combobox', { name: 'Go to' }).waitFor();
   await page.keyboard.type('posts');
   await page.keyboard.press('Enter');
   await page.getByRole('heading', { name: 'posts' }).waitFor();

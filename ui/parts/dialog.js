@@ -1,6 +1,6 @@
 // Dialogs: the browser's own element, which keeps the focus inside and gives it back.
 
-import { html, signal, useEffect, useRef, useState } from '../app/view.js';
+import { html, signal, useLayoutEffect, useRef, useState } from '../app/view.js';
 
 /**
  * A dialog that is open while it is rendered.
@@ -9,7 +9,7 @@ import { html, signal, useEffect, useRef, useState } from '../app/view.js';
 export function Dialog({ title, onClose, children, foot, side = false, actions }) {
   /** @type {{current: any}} */
   const element = useRef(null);
-  useEffect(() => {
+  useLayoutEffect(() => {
     const dialog = element.current;
     dialog.showModal();
     return () => dialog.open && dialog.close();
