@@ -4,8 +4,8 @@ use std::fmt;
 
 use super::call::Call;
 use super::{
-    accounts, admins, batch, collections, cron, crons, dashboard, databases, files, health, keys, logs,
-    metrics, realtime, records, replicated_databases, replicated_files, sdk, settings, stats,
+    accounts, admins, batch, collections, cron, crons, dashboard, databases, files, health, keys,
+    logs, metrics, realtime, records, replicated_databases, replicated_files, sdk, settings, stats,
     superusers, views, webhooks, workflow_starts, workflows,
 };
 use crate::base::error::Result;
