@@ -91,12 +91,15 @@ check_package() {
 
 # What a bundler makes of the package, and of an import of one function.
 check_size() { # check_size TOOLS USER
-    local bundle bytes shaken
+    local bundle bytes shaken worker
     bundle="$1/node_modules/.bin/esbuild --bundle --minify --format=esm --platform=browser --log-level=warning"
     bytes=$(echo 'export * from "vski"' | (cd "$2" && $bundle --loader=js) | gzip -9 | wc -c)
     # shellcheck disable=SC2016 # JavaScript
     shaken=$(echo 'import { filter } from "vski"; console.log(filter`a = ${1}`)' | (cd "$2" && $bundle --loader=js) | gzip -9 | wc -c)
     echo "client: $bytes bytes minified and compressed; an import of filter alone: $shaken"
+    worker=$(echo 'export * from "vski/worker"' | (cd "$2" && $bundle --platform=node --loader=js) | gzip -9 | wc -c)
+    echo "worker, with what it uses of the client: $worker bytes"
+    [ "$worker" -le "$PACKED_BYTES_MAX" ] || fail "the worker is larger than $PACKED_BYTES_MAX bytes"
     [ "$bytes" -le "$PACKED_BYTES_MAX" ] || fail "the client is larger than $PACKED_BYTES_MAX bytes"
     [ "$shaken" -le 2000 ] || fail "the package cannot be tree-shaken"
 }

@@ -69,8 +69,10 @@ export class NodeWebSocket {
   #fail(stream) {
     stream?.destroy();
     this.#request.destroy();
-    if (!this.#isClosed) this.onerror?.({});
-    this.#end(1006, '');
+    if (this.#isClosed) return;
+    this.#isClosed = true;
+    this.onerror?.({});
+    this.onclose?.({ code: 1006, reason: '' });
   }
 
   /** @param {number} code @param {string} reason */

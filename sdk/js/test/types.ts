@@ -1,5 +1,6 @@
 // Compiled, never run: a line after "@ts-expect-error" must not compile, all others must.
 import { VskiClient, filter } from 'vski';
+import { WorkflowWorker, step, workflow } from 'vski/worker';
 import type { RealtimeEvent, RecordData } from 'vski';
 
 interface Post {
@@ -113,5 +114,19 @@ batch.collection<Post>('posts').create({ title: 'a' });
 batch.collection<Post>('posts').create({ titel: 'a' });
 // @ts-expect-error a filter takes no objects
 filter`title = ${{ a: 1 }}`;
+
+const order = workflow('order').run(async (ctx, [item]: [{ id: number }]) => {
+  const charge = step('charge', (it: { id: number }) => ({ charged: it.id }));
+  // @ts-expect-error a misspelt input
+  await charge({ ids: 1 });
+  // @ts-expect-error a misspelt option
+  await ctx.step('x', () => 1, { retry: 5 });
+  // @ts-expect-error a misspelt field of a result
+  (await charge(item)).charge;
+  return (await charge(item)).charged + (await ctx.step('one', () => 1));
+});
+await new WorkflowWorker(client, { credit: 5 }).start(order);
+// @ts-expect-error a misspelt option
+new WorkflowWorker(client, { credits: 5 });
 
 export { author, title, total, views };
