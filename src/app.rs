@@ -87,8 +87,15 @@ pub struct App {
     pub node_id: String,
 }
 
+/// Limits that follow from what the system allows this process.
+pub struct AppLimits {
+    pub sockets_max: usize,
+    /// See [`db::connections_max`].
+    pub tenant_connections: usize,
+}
+
 /// Opens the data directory in a role, and logs problems with it.
-fn open_databases(config: &Config, role: Role) -> Result<Databases> {
+fn open_databases(config: &Config, role: Role, tenant_connections: usize) -> Result<Databases> {
     let settings = db::ConnectionSettings {
         role,
         synchronous: config.synchronous,
@@ -101,7 +108,7 @@ fn open_databases(config: &Config, role: Role) -> Result<Databases> {
             config.data_dir.display()
         ));
     }
-    let databases = Databases::open(&config.data_dir, settings)?;
+    let databases = Databases::open(&config.data_dir, settings, tenant_connections)?;
     node::claim_role(databases.local(), role, is_new)?;
     if role == Role::Master {
         report_missing_databases(&config.data_dir, &databases)?;
@@ -126,13 +133,13 @@ fn report_missing_databases(data_dir: &Path, databases: &Databases) -> Result<()
 impl App {
     /// Opens the data directory and starts the threads for mail and sockets. `routes` has the names
     /// under which requests are counted.
-    pub fn open(config: &Config, sockets_max: usize, routes: Vec<String>) -> Result<App> {
+    pub fn open(config: &Config, limits: AppLimits, routes: Vec<String>) -> Result<App> {
         let role = match config.replica {
             Some(_) => Role::Replica,
             None => Role::Master,
         };
-        let databases = Arc::new(open_databases(config, role)?);
-        let budgets = Budgets::new(sockets_max, config.threads, config.upload_bytes_max);
+        let databases = Arc::new(open_databases(config, role, limits.tenant_connections)?);
+        let budgets = Budgets::new(limits.sockets_max, config.threads, config.upload_bytes_max);
         // Writers of calls set the database in which a call waits; the sender of webhooks waits for
         // it.
         let calls = Arc::new(Signal::default());

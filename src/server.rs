@@ -14,12 +14,12 @@ use signal_hook::iterator::Signals;
 
 use crate::api::cors::Cors;
 use crate::api::{Api, ApiSettings, settings};
-use crate::app::App;
+use crate::app::{App, AppLimits};
 use crate::base::budget::Budgets;
 use crate::base::error::{Error, Kind, Result, ResultExt as _};
 use crate::base::threads::Stop;
 use crate::base::tls::VARIABLE;
-use crate::base::{failpoints, log, malloc, threads};
+use crate::base::{failpoints, log, malloc, memory, threads};
 use crate::config::Config;
 use crate::model::collections;
 use crate::net::http;
@@ -39,6 +39,9 @@ const TRIMS: u32 = 12;
 const PEAK_BYTES: u64 = 16 << 20;
 /// File descriptors reserved for databases, the log and the like.
 const DESCRIPTORS_RESERVED: u64 = 128;
+/// Descriptors kept for connections to tenants, at the cost of sockets; half of what is left if
+/// that is less.
+const TENANT_DESCRIPTORS_MIN: u64 = 2 * 64 * db::CONNECTION_DESCRIPTORS;
 /// The server does not start with fewer sockets than this.
 const SOCKETS_MIN: usize = 16;
 
@@ -123,10 +126,14 @@ pub struct Running {
 
 /// Starts everything. Requests are accepted when it returns.
 pub fn start(config: &Config) -> Result<Running> {
-    let sockets_max = raise_descriptor_limit(config.connections_max, config.sockets_max)?;
+    let descriptors = raise_descriptor_limit(config.connections_max, config.sockets_max)?;
+    let limits = AppLimits {
+        sockets_max: descriptors.sockets_max,
+        tenant_connections: db::connections_max(descriptors.of_tenants, memory::limit()),
+    };
     let listener = listen(config.listen)?;
     db::check_build()?;
-    let app = Arc::new(App::open(config, sockets_max, api::route_names())?);
+    let app = Arc::new(App::open(config, limits, api::route_names())?);
     let stop = Stop::new();
     let threads = start_threads(config, &app, &stop)?;
     let api = ApiSettings {
@@ -347,16 +354,22 @@ fn listen(addr: SocketAddr) -> Result<TcpListener> {
     })
 }
 
-/// Raises the limit of file descriptors to the maximum that the system allows. Returns the number
-/// of sockets, which is reduced if the limit is too low for `sockets_max`. An error if it is too
-/// low for the connections.
-fn raise_descriptor_limit(connections_max: usize, sockets_max: usize) -> Result<usize> {
+/// The descriptors that the system allows, after those of connections.
+struct Descriptors {
+    sockets_max: usize,
+    of_tenants: u64,
+}
+
+/// Raises the limit of file descriptors to the maximum that the system allows. Reduces the number
+/// of sockets if the limit is too low for `sockets_max` and [`TENANT_DESCRIPTORS_MIN`]. An error if
+/// it is too low for the connections.
+fn raise_descriptor_limit(connections_max: usize, sockets_max: usize) -> Result<Descriptors> {
     let mut limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
     limit.current = limit.maximum;
     rustix::process::setrlimit(rustix::process::Resource::Nofile, limit)
         .context("raise the limit of descriptors")?;
     let allowed = limit.maximum.unwrap_or(u64::MAX);
-    let wanted = (connections_max + SOCKETS_MIN) as u64 + DESCRIPTORS_RESERVED;
+    let wanted = (connections_max + 2 * SOCKETS_MIN) as u64 + DESCRIPTORS_RESERVED;
     if wanted > allowed {
         return Err(Error::invalid(format!(
             "MAX_CONNECTIONS={connections_max} needs {wanted} file descriptors, but the system \
@@ -364,14 +377,18 @@ fn raise_descriptor_limit(connections_max: usize, sockets_max: usize) -> Result<
         )));
     }
     let left = allowed - DESCRIPTORS_RESERVED - connections_max as u64;
-    let sockets = sockets_max.min(usize::try_from(left).unwrap_or(usize::MAX));
+    let for_sockets = left.saturating_sub(TENANT_DESCRIPTORS_MIN.min(left / 2));
+    let sockets = sockets_max.min(usize::try_from(for_sockets).unwrap_or(usize::MAX));
     if sockets < sockets_max {
         log::warn(format_args!(
             "MAX_SOCKETS={sockets_max} is reduced to {sockets}: the system allows {allowed} file \
              descriptors"
         ));
     }
-    Ok(sockets)
+    Ok(Descriptors {
+        sockets_max: sockets,
+        of_tenants: left - sockets as u64,
+    })
 }
 
 /// Stops the server after a panic of a thread: without the thread part of its work is not done, and

@@ -211,7 +211,7 @@ fn promote(
         ..settings
     };
     // Locks the directory, so that no server runs on it.
-    let databases = Databases::open(data_dir, settings)?;
+    let databases = Databases::open(data_dir, settings, db::connections_max(0, 0))?;
     if !node::is_replica(databases.local())? {
         return Err(Error::conflict(
             "The data directory belongs to a master already.",

@@ -18,6 +18,8 @@ mod bodies;
 mod cli;
 /// Databases and collections over REST, and what is refused.
 mod collections;
+/// Totals of lists and their last pages are exact: beside writers, on replicas.
+mod counts;
 /// Kill -9: what was acknowledged is there, the rest is whole or absent.
 mod crash;
 /// Jobs that run by the clock: made, refused, run by hand, on replicas.
@@ -43,6 +45,8 @@ mod replication;
 mod shutdown;
 /// Statistics, over restarts.
 mod stats;
+/// More tenants than can be open at a time.
+mod tenants;
 /// Rules about the source itself.
 mod tidy;
 /// Certificates: trusted servers, and the errors about others.

@@ -33,6 +33,7 @@ use super::{
     Collection, CollectionKind, Collections, EMAIL_VISIBILITY, auth, purge, schema, views,
 };
 use crate::base::error::{Error, Result};
+use crate::base::lru::LruMap;
 use crate::base::threads::lock;
 use crate::base::{clock, ids, log};
 use crate::model::rules::Rule;
@@ -40,8 +41,8 @@ use crate::model::triggers::Triggers;
 use crate::store::db;
 use crate::store::db::{Database, Databases, Role};
 
-/// Largest number of databases with cached definitions.
-const CACHED_MAX: usize = 256;
+/// Collections whose definitions are cached, per connection to a tenant that can be open.
+const COLLECTIONS_PER_CONNECTION: usize = 8;
 
 /// The stored definitions and their cache.
 pub struct Catalog {
@@ -49,9 +50,38 @@ pub struct Catalog {
     changing: Mutex<()>,
     /// The count of changes of each database that was used.
     changes: Mutex<HashMap<String, Arc<AtomicU64>>>,
-    cache: Mutex<HashMap<String, Arc<Collections>>>,
+    cache: Mutex<Cache>,
     /// Checks each rule of a definition before it is stored.
     check_rule: RuleCheck,
+}
+
+/// The definitions of the databases used last.
+#[derive(Default)]
+struct Cache {
+    databases: LruMap<Arc<Collections>>,
+    /// The number of collections of these, each database with one more.
+    size: usize,
+}
+
+impl Cache {
+    /// Adds definitions, and drops others above `max`.
+    fn insert(&mut self, database: &str, collections: Arc<Collections>, max: usize) {
+        self.remove(database);
+        self.size += 1 + collections.len();
+        self.databases.insert(database, collections);
+        while self.size > max && self.databases.len() > 1 {
+            let Some((_, dropped)) = self.databases.evict(|_| true) else {
+                return;
+            };
+            self.size -= 1 + dropped.len();
+        }
+    }
+
+    fn remove(&mut self, database: &str) {
+        if let Some(dropped) = self.databases.remove(database) {
+            self.size -= 1 + dropped.len();
+        }
+    }
 }
 
 /// Refuses an invalid rule of a collection, given the collections of its database.
@@ -64,14 +94,14 @@ impl Catalog {
             databases,
             changing: Mutex::new(()),
             changes: Mutex::new(HashMap::new()),
-            cache: Mutex::new(HashMap::new()),
+            cache: Mutex::default(),
             check_rule,
         }
     }
 
     /// The current definitions of a database.
     pub fn collections(&self, database: &str) -> Result<Arc<Collections>> {
-        let cached = || lock(&self.cache).get(database).cloned();
+        let cached = || lock(&self.cache).databases.get(database).cloned();
         if let Some(collections) = cached()
             && collections.check_current().is_ok()
         {
@@ -260,11 +290,8 @@ impl Catalog {
             .map(|(stored, pending)| self.current_definition(stored, pending));
         let list = views::derive_all(list.collect::<Result<Vec<_>>>()?);
         let collections = Arc::new(Collections::from_iter(list).counted(read_at, changes));
-        let mut cache = lock(&self.cache);
-        if cache.len() >= CACHED_MAX {
-            cache.retain(|name, _| name == db::DEFAULT);
-        }
-        cache.insert(database.to_owned(), Arc::clone(&collections));
+        let max = COLLECTIONS_PER_CONNECTION * self.databases.tenant_connections();
+        lock(&self.cache).insert(database, Arc::clone(&collections), max);
         Ok(collections)
     }
 

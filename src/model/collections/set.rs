@@ -26,6 +26,11 @@ impl Collections {
         }
     }
 
+    /// The number of collections.
+    pub fn len(&self) -> usize {
+        self.by_id.len()
+    }
+
     /// By name, or else by id.
     pub fn find(&self, name_or_id: &str) -> Option<&Arc<Collection>> {
         self.by_name

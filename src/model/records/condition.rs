@@ -4,6 +4,8 @@ use rusqlite::types::Value as Stored;
 use rusqlite::{Connection, OptionalExtension as _, params_from_iter};
 
 use super::Scope;
+use super::deep_page;
+use super::deep_page::RowidPage;
 use super::query::{LIKE, MAIN, Query, Trust};
 use super::row::Rowid;
 use crate::base::error::Result;
@@ -63,6 +65,7 @@ impl Condition {
         })
     }
 
+    /// The rowids of a page. Requires a snapshot.
     pub fn page(
         &self,
         scope: &Scope,
@@ -73,6 +76,19 @@ impl Condition {
         connection: &Connection,
     ) -> Result<Vec<Rowid>> {
         let terms = filter::parse_sort(sort)?;
+        if let Some(descending) = deep_page::order_of_rowids(&terms)
+            && self.sql.is_empty()
+        {
+            let page = RowidPage {
+                collection,
+                descending,
+                size: limit,
+                skip: offset,
+            };
+            if let Some(rowids) = page.find(connection)? {
+                return Ok(rowids);
+            }
+        }
         let params = self.params.clone();
         let mut query = Query::new(&scope.collections, scope.request_context(None), params);
         let order = query.order(&terms, collection, Trust::Caller)?;
@@ -114,7 +130,11 @@ impl Condition {
         Ok((clause, query.into_params()))
     }
 
+    /// The number of records. Requires a snapshot.
     pub fn count(&self, collection: &Collection, connection: &Connection) -> Result<u64> {
+        if self.sql.is_empty() && !collection.is_view() {
+            return deep_page::count_all(connection, collection);
+        }
         let table = collection.source();
         let sql = format!("SELECT count(*) FROM {table} AS {MAIN}{}", self.sql);
         let mut statement = connection.prepare_cached(&sql)?;

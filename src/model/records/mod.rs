@@ -36,6 +36,7 @@ mod batch;
 mod bulk;
 mod condition;
 mod create;
+mod deep_page;
 mod delete;
 mod draft;
 mod excerpt;

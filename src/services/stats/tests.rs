@@ -44,7 +44,7 @@ impl Bench {
             synchronous: db::Synchronous::Normal,
             prepare: |_, _| Ok(()),
         };
-        let databases = Databases::open(&self.dir, settings).unwrap();
+        let databases = Databases::open(&self.dir, settings, 64).unwrap();
         let routes = vec!["GET /a".to_owned(), "POST /b/{id}".to_owned()];
         let minute = Arc::clone(&self.minute);
         let clock = Box::new(move || minute.load(Ordering::Relaxed) * 60_000 + 30_000);

@@ -4,7 +4,7 @@
 //! is no listener.
 
 use std::collections::{BTreeSet, HashMap};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -12,11 +12,17 @@ use super::commit_position::NextPosition;
 use crate::base::signal::Signal;
 use crate::base::threads::lock;
 
+/// Positions that are kept without a look at their use.
+const SWEEP_MIN: usize = 64;
+
 /// The names of changed databases, until the listener takes them.
 #[derive(Default)]
 pub struct ChangedDatabases {
-    /// By database, also while it is closed. Bound: databases that replicas follow.
+    /// By database, also while it is closed. Bound: twice the databases that replicas follow or
+    /// that are open.
     positions: Mutex<HashMap<String, NextPosition>>,
+    /// Number of positions at which unused ones are dropped.
+    sweep_at: AtomicUsize,
     has_listener: AtomicBool,
     count: AtomicU64,
     names: Signal<String>,
@@ -35,7 +41,11 @@ impl ChangedDatabases {
     pub fn next_position(&self, name: &str) -> NextPosition {
         let mut positions = lock(&self.positions);
         // Drops those that no replica follows and no open database uses.
-        positions.retain(|_, next| Arc::strong_count(next) > 1 || lock(next).is_some());
+        if positions.len() >= self.sweep_at.load(Ordering::Relaxed) {
+            positions.retain(|_, next| Arc::strong_count(next) > 1 || lock(next).is_some());
+            let sweep_at = 2 * positions.len() + SWEEP_MIN;
+            self.sweep_at.store(sweep_at, Ordering::Relaxed);
+        }
         Arc::clone(positions.entry(name.to_owned()).or_default())
     }
 

@@ -3,6 +3,8 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use rusqlite::Connection;
@@ -59,6 +61,31 @@ pub struct ConnectionSettings {
     pub synchronous: Synchronous,
     /// Called for each new connection.
     pub prepare: Prepare,
+}
+
+/// The number of connections that are open in a group of databases.
+#[derive(Clone, Default)]
+pub struct ConnectionCount(Arc<AtomicUsize>);
+
+impl ConnectionCount {
+    pub fn get(&self) -> usize {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    /// Counts a connection until the result is dropped.
+    pub fn add(&self) -> CountedConnection {
+        self.0.fetch_add(1, Ordering::Relaxed);
+        CountedConnection(self.clone())
+    }
+}
+
+/// A connection in a [`ConnectionCount`].
+pub struct CountedConnection(ConnectionCount);
+
+impl Drop for CountedConnection {
+    fn drop(&mut self) {
+        self.0.0.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 /// Sets the pragmas that readers and the writer share. Returns the deadline that the connection

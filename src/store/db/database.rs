@@ -9,29 +9,24 @@
 //! the pages of the master.
 
 use std::collections::BTreeSet;
-use std::fs::File;
-use std::io;
-use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use rusqlite::config::DbConfig;
-use rusqlite::{Connection, ErrorCode, OpenFlags};
+use rusqlite::Connection;
 use rustix::fs::Access;
 
 use super::changed_databases::ChangedDatabases;
+use super::checkpoint;
 use super::connection::{
-    BUSY_WAIT, ConnectionSettings, Synchronous, WAL_BYTES_KEPT, damaged, explain_damage, prepare,
-    refuse_unusable, wal_bytes,
+    ConnectionCount, ConnectionSettings, damaged, explain_damage, refuse_unusable,
 };
-use super::deadline::Deadline;
+use super::lazy_writer::LazyWriter;
 use super::migrate::Schema;
 use super::pages::{PageReader, Snapshot};
 use super::readers::{PooledReader, QueryCaller, ReaderUse, Readers};
 use super::wal_tracker::WalTracker;
 use super::writer::{Batching, CommitBarrier, WriteQueue};
-use super::{checkpoint, migrate};
 use crate::base::error::{Error, Kind, Result, ResultExt as _};
 use crate::base::threads;
 
@@ -44,14 +39,12 @@ const WRITE_WAIT: Duration = Duration::from_secs(15);
 const LONG_WRITE_LIMIT: Duration = Duration::from_secs(600);
 /// Pause between two checks whether a batch has ended.
 const WRITER_PAUSE: Duration = Duration::from_millis(2);
-/// Page cache of the writer, in KiB.
-const WRITER_CACHE_KIB: i64 = 8_000;
 
 /// An open database file.
 pub struct Database {
     path: PathBuf,
     /// None on a replica.
-    queue: Option<WriteQueue>,
+    writer: Option<LazyWriter>,
     readers: Readers,
     /// The set to which commits add this database, and its name there.
     changes: Option<(String, Arc<ChangedDatabases>)>,
@@ -60,36 +53,58 @@ pub struct Database {
 impl Database {
     /// Opens the file, creating it if needed, and migrates its system tables.
     pub fn open(path: &Path, schema: Schema, settings: ConnectionSettings) -> Result<Database> {
-        let queue = refuse_unusable(path, Access::READ_OK | Access::WRITE_OK)
-            .and_then(|()| open_writer(path, schema, settings))
-            .and_then(|(writer, deadline)| WriteQueue::new(writer, deadline))
-            .map_err(explain_damage)
+        let database = Database::new(path, Some(schema), settings);
+        database.open_writer()?;
+        Ok(database)
+    }
+
+    /// Like [`Database::open`], but opens connections when they are first used, and migrates the
+    /// file then.
+    pub fn open_lazily(
+        path: &Path,
+        schema: Schema,
+        settings: ConnectionSettings,
+    ) -> Result<Database> {
+        refuse_unusable(path, Access::READ_OK | Access::WRITE_OK)
             .context(format!("open database {}", path.display()))?;
-        Ok(Database {
-            path: path.to_owned(),
-            queue: Some(queue),
-            readers: Readers::new(path, settings),
-            changes: None,
-        })
+        Ok(Database::new(path, Some(schema), settings))
     }
 
     /// A database of a replica; the file need not exist yet.
     pub fn open_replica(path: &Path, settings: ConnectionSettings) -> Database {
+        Database::new(path, None, settings)
+    }
+
+    fn new(path: &Path, schema: Option<Schema>, settings: ConnectionSettings) -> Database {
         Database {
             path: path.to_owned(),
-            queue: None,
+            writer: schema.map(|schema| LazyWriter::new(schema, settings)),
             readers: Readers::new(path, settings),
             changes: None,
         }
     }
 
+    /// From now on, new connections are counted in `count` too.
+    pub fn counted(mut self, count: &ConnectionCount) -> Database {
+        if let Some(writer) = &mut self.writer {
+            writer.count = count.clone();
+        }
+        self.readers.count = count.clone();
+        self
+    }
+
     /// From now on, commits add the database to `changes` under this name.
     pub fn with_changes(mut self, name: &str, changes: &Arc<ChangedDatabases>) -> Database {
-        if let Some(queue) = &mut self.queue {
-            queue.set_next_position(changes.next_position(name));
+        if let Some(writer) = &mut self.writer {
+            writer.set_next_position(changes.next_position(name));
         }
         self.changes = Some((name.to_owned(), Arc::clone(changes)));
         self
+    }
+
+    /// Opens the writer, creating the file if needed; later writes need not.
+    pub fn open_writer(&self) -> Result<()> {
+        self.queue().map(drop)
     }
 
     /// Runs `body` on a read connection; each of its statements sees the latest commit.
@@ -128,9 +143,31 @@ impl Database {
     }
 
     fn reader(&self, purpose: ReaderUse<'_>) -> Result<PooledReader<'_>> {
+        if let Some(writer) = &self.writer
+            && !writer.is_current()
+        {
+            self.make_current(writer)
+                .map_err(explain_damage)
+                .context(format!("open database {}", self.path.display()))?;
+        }
         match self.readers.acquire(purpose) {
-            Err(_) if self.queue.is_none() && !self.path.exists() => Err(not_replicated_yet()),
+            Err(_) if self.writer.is_none() && !self.path.exists() => Err(not_replicated_yet()),
             reader => reader,
+        }
+    }
+
+    /// Migrates the file if that is necessary before its first read.
+    fn make_current(&self, writer: &LazyWriter) -> Result<()> {
+        let reader = self.readers.acquire(ReaderUse::LookUp)?;
+        let is_current = writer.check_current(reader.connection());
+        if !matches!(is_current, Ok(true)) {
+            // The next look is at the file as it is then.
+            self.readers.renew();
+        }
+        drop(reader);
+        match is_current? {
+            true => Ok(()),
+            false => self.open_writer(),
         }
     }
 
@@ -203,7 +240,11 @@ impl Database {
         } else {
             LONG_WRITE_LIMIT
         };
-        let result = self.queue()?.write(timeout, limit, batching, job);
+        let writer = self.writer()?;
+        let result = writer
+            .queue(&self.path)?
+            .write(timeout, limit, batching, job);
+        writer.note_write();
         if result.is_ok()
             && let Some((name, changes)) = &self.changes
         {
@@ -212,10 +253,10 @@ impl Database {
         result.map_err(|error| self.locate("write", error))
     }
 
-    /// Runs a checkpoint and refreshes the statistics of the query planner; bounded work, for the
-    /// timer.
+    /// Runs a checkpoint and refreshes the statistics of the query planner, if there were writes;
+    /// bounded work, for the timer.
     pub fn maintain(&self) -> Result<()> {
-        let Some(queue) = &self.queue else {
+        let Some(queue) = self.writer.as_ref().and_then(LazyWriter::take_round) else {
             return Ok(());
         };
         queue.maintain(|connection| {
@@ -234,10 +275,10 @@ impl Database {
                 "Another program uses the database; try again.",
             )),
         };
-        match &self.queue {
-            Some(queue) => {
-                queue.maintain(|connection| checkpoint::truncate_wal(connection).and_then(check))
-            }
+        match &self.writer {
+            Some(writer) => writer
+                .queue(&self.path)?
+                .maintain(|connection| checkpoint::truncate_wal(connection).and_then(check)),
             None => PageReader::open(&self.path)?.truncate_wal().and_then(check),
         }
     }
@@ -257,9 +298,10 @@ impl Database {
             .map_err(|error| self.locate("snapshot", error))
     }
 
-    /// A barrier that passes when the write jobs that run now have ended; none on a replica.
+    /// A barrier that passes when the write jobs that run now have ended; none if there was none.
     pub fn commit_barrier(&self) -> Option<CommitBarrier> {
-        self.queue.as_ref().map(WriteQueue::commit_barrier)
+        let writer = self.writer.as_ref()?;
+        writer.opened().map(WriteQueue::commit_barrier)
     }
 
     /// Waits until the write jobs that run now have ended; fails if that takes longer. For threads
@@ -309,18 +351,20 @@ impl Database {
     /// Closes all connections; SQLite runs a last checkpoint.
     pub fn close(self) -> Result<()> {
         drop(self.readers);
-        let Some(queue) = self.queue else {
+        let Some(writer) = self.writer else {
             return Ok(());
         };
-        queue
-            .into_connection()
+        writer
             .close()
-            .map_err(|(_, error)| Error::from(error))
             .context(format!("close database {}", self.path.display()))
     }
 
+    fn writer(&self) -> Result<&LazyWriter> {
+        self.writer.as_ref().ok_or_else(Error::read_only)
+    }
+
     fn queue(&self) -> Result<&WriteQueue> {
-        self.queue.as_ref().ok_or_else(Error::read_only)
+        self.writer()?.queue(&self.path)
     }
 
     /// Adds the path for the log, unless the caller caused the error.
@@ -350,85 +394,4 @@ fn in_snapshot<T>(
 /// The error for a database that a replica has not received yet.
 pub fn not_replicated_yet() -> Error {
     Error::unavailable("This replica has not received the database yet; try again.")
-}
-
-/// Creates the file so that only its owner can read it; SQLite gives the WAL the same mode.
-fn make_private(path: &Path) -> Result<()> {
-    match File::options()
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .open(path)
-    {
-        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(Error::unavailable(
-            format!("The file cannot be created: {error}."),
-        )),
-        // An existing file is not opened: closing it would drop locks that this process holds.
-        Ok(_) | Err(_) => Ok(()),
-    }
-}
-
-#[expect(
-    clippy::disallowed_methods,
-    reason = "the one place that opens database files"
-)]
-fn open_writer(
-    path: &Path,
-    schema: Schema,
-    settings: ConnectionSettings,
-) -> Result<(Connection, Deadline)> {
-    make_private(path)?;
-    let has_wal = wal_bytes(path) > 0;
-    let mut connection = Connection::open_with_flags(
-        path,
-        OpenFlags::SQLITE_OPEN_READ_WRITE
-            | OpenFlags::SQLITE_OPEN_CREATE
-            | OpenFlags::SQLITE_OPEN_NO_MUTEX,
-    )?;
-    let deadline = prepare(&mut connection, WRITER_CACHE_KIB, settings)?;
-    if schema == Schema::Workflows {
-        // Its jobs are many small commands, each with a savepoint: their rollback journals stay in
-        // memory instead of a file.
-        connection.pragma_update(None, "temp_store", "MEMORY")?;
-    }
-    // A file that is refused is left unchanged, with its WAL.
-    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, has_wal)?;
-    migrate::check(&connection, schema)?;
-    if connection.is_readonly("main")? {
-        return Err(Error::unavailable("The file is read-only."));
-    }
-    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, false)?;
-    // Readers never wait for the writer nor the writer for them.
-    let mode = enable_wal(&connection)?;
-    if mode != "wal" {
-        return Err(Error::internal(format!("journal mode is {mode}, not wal")));
-    }
-    let level = match settings.synchronous {
-        Synchronous::Full => "FULL",
-        Synchronous::Normal => "NORMAL",
-    };
-    connection.pragma_update(None, "synchronous", level)?;
-    // `checkpoint` decides when a checkpoint runs.
-    connection.pragma_update(None, "wal_autocheckpoint", 0)?;
-    // A WAL that grew is truncated again.
-    connection.pragma_update(None, "journal_size_limit", WAL_BYTES_KEPT)?;
-    migrate::run(&mut connection, schema)?;
-    Ok((connection, deadline))
-}
-
-/// Turns on the WAL; returns the journal mode in effect. SQLite reports a busy database, without
-/// waiting, while another process creates the same file.
-fn enable_wal(connection: &Connection) -> rusqlite::Result<String> {
-    let begun = Instant::now();
-    loop {
-        let mode =
-            connection.pragma_update_and_check(None, "journal_mode", "WAL", |row| row.get(0));
-        match mode {
-            Err(error)
-                if error.sqlite_error_code() == Some(ErrorCode::DatabaseBusy)
-                    && begun.elapsed() < BUSY_WAIT => {}
-            other => return other,
-        }
-        threads::pause(Duration::from_millis(5));
-    }
 }

@@ -1,17 +1,15 @@
 //! All databases of a data directory: `default.db`, `local.db`, `stats.db`, `workflows.db` and one
 //! `<name>.db` per tenant.
 //!
-//! [`Databases`] locks the directory against other servers, opens tenants when they are first used
-//! and closes the least recently used ones above [`OPEN_MAX`].
+//! [`Databases`] locks the directory against other servers, and opens tenants when they are first
+//! used; `tenants` closes them again.
 //!
 //! Deleting a database is soft: its file moves to `deleted/`.
 
-use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::fs::File;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, Weak};
-use std::time::{Duration, Instant};
+use std::sync::{Arc, Weak};
 
 use super::changed_databases::ChangedDatabases;
 use super::connection::{
@@ -23,14 +21,15 @@ use super::migrate::Schema;
 use super::names::{
     DEFAULT, LOCAL, RESERVED, STATS, WORKFLOWS, file, is_valid_name, names, schema_of,
 };
-use crate::base::error::{Error, Result, ResultExt as _};
-use crate::base::threads::lock;
-use crate::base::{clock, log, threads};
+use super::tenants::{CONNECTION_BYTES, Tenants, in_use, unshared};
+use rusqlite::Row;
 
-/// Tenant databases kept open; to open another one, an unused one is closed.
-const OPEN_MAX: usize = 64;
-/// Time that deleting a database waits for requests that still use it.
-const DELETE_WAIT: Duration = Duration::from_secs(5);
+use crate::base::error::{Error, Result, ResultExt as _};
+use crate::base::{clock, log};
+
+/// Memory of SQLite in which page caches grow, in addition to [`CONNECTION_BYTES`] of each open
+/// connection to a tenant.
+const CACHE_BYTES: u64 = 96 << 20;
 
 /// All databases of one data directory.
 pub struct Databases {
@@ -40,29 +39,22 @@ pub struct Databases {
     local: Arc<Database>,
     stats: Arc<Database>,
     workflows: Arc<Database>,
-    tenants: Mutex<Tenants>,
+    tenants: Tenants,
     /// Databases that were written to since replicas were notified.
     pub changes: Arc<ChangedDatabases>,
     /// The lock of the directory, released when the descriptor is closed.
     _lock: File,
 }
 
-/// The open tenants. Invariant: a name is not in both.
-#[derive(Default)]
-struct Tenants {
-    open: HashMap<String, Tenant>,
-    /// Being deleted: [`Databases::get`] does not find them and does not open them again.
-    leaving: HashSet<String>,
-}
-
-struct Tenant {
-    database: Arc<Database>,
-    used: Instant,
-}
-
 impl Databases {
     /// Locks the directory, creating it if needed, and opens the system databases.
-    pub fn open(dir: &Path, settings: ConnectionSettings) -> Result<Databases> {
+    /// `tenant_connections` is the number of connections to tenants above which unused ones are
+    /// closed.
+    pub fn open(
+        dir: &Path,
+        settings: ConnectionSettings,
+        tenant_connections: usize,
+    ) -> Result<Databases> {
         dir::create_dir(dir)?;
         let lock = dir::lock_dir(dir)?;
         dir::warn_if_writable(dir);
@@ -71,26 +63,33 @@ impl Databases {
             dir::refuse_emptied(dir)?;
         }
         let changes = Arc::default();
-        let default = open_database(dir, DEFAULT, settings, &changes)?;
+        let default = open_default(dir, settings, &changes)?;
         // After `default.db`: `dir::refuse_emptied` relies on that order.
         let local = Database::open(&file(dir, LOCAL), Schema::Local, settings)?;
         let stats = open_stats(dir, settings)?;
         let workflows = Database::open(&file(dir, WORKFLOWS), Schema::Workflows, settings)?;
-        Ok(Databases {
+        let databases = Databases {
             dir: dir.to_owned(),
             settings,
             default: Arc::new(default),
             local: Arc::new(local),
             stats: Arc::new(stats),
             workflows: Arc::new(workflows),
-            tenants: Mutex::new(Tenants::default()),
+            tenants: Tenants::new(tenant_connections),
             changes,
             _lock: lock,
-        })
+        };
+        databases.limit_memory()?;
+        Ok(databases)
     }
 
     pub fn role(&self) -> Role {
         self.settings.role
+    }
+
+    /// The number of connections to tenants above which unused ones are closed.
+    pub fn tenant_connections(&self) -> usize {
+        self.tenants.connections_max
     }
 
     /// `default.db`, which also holds the definitions of everything.
@@ -118,17 +117,15 @@ impl Databases {
         if name == DEFAULT {
             return Ok(Arc::clone(&self.default));
         }
-        let mut tenants = lock(&self.tenants);
-        if let Some(tenant) = tenants.open.get_mut(name) {
-            tenant.used = Instant::now();
-            return Ok(Arc::clone(&tenant.database));
-        }
-        let is_leaving = tenants.leaving.contains(name);
-        if !is_valid_name(name) || is_leaving || !file(&self.dir, name).is_file() {
-            return Err(no_database(name));
-        }
-        close_unused(&mut tenants.open);
-        self.open_tenant(&mut tenants, name)
+        let database = self.tenants.get(name, || match self.exists(name) {
+            true => self.open_tenant(name),
+            false => Err(no_database(name)),
+        });
+        database?.ok_or_else(|| no_database(name))
+    }
+
+    fn exists(&self, name: &str) -> bool {
+        is_valid_name(name) && file(&self.dir, name).is_file()
     }
 
     /// Refuses a name that is invalid, reserved or in use.
@@ -155,17 +152,25 @@ impl Databases {
 
     /// Creates an empty database.
     pub fn create(&self, name: &str) -> Result<()> {
-        let mut tenants = lock(&self.tenants);
-        self.check_new(name)?;
-        close_unused(&mut tenants.open);
-        self.open_tenant(&mut tenants, name)
-            .map(drop)
-            .inspect_err(|_| {
+        let mut is_new = false;
+        let create = || {
+            self.check_new(name)?;
+            is_new = true;
+            let database = self.open_tenant(name)?;
+            database.open_writer().inspect_err(|_| {
                 // A leftover file would block the next attempt.
                 let path = file(&self.dir, name);
                 let _ = fs::remove_file(&path);
                 remove_wal(&path);
-            })
+            })?;
+            Ok(database)
+        };
+        match self.tenants.get(name, create)? {
+            Some(_) if is_new => Ok(()),
+            // Another request has created it.
+            Some(_) => self.check_new(name),
+            None => Err(in_use(name)),
+        }
     }
 
     /// The names of all databases, sorted, `default` first.
@@ -186,40 +191,14 @@ impl Databases {
             )));
         }
         drop(self.get(name)?);
-        let tenant = {
-            let mut tenants = lock(&self.tenants);
-            let tenant = tenants.open.remove(name).ok_or_else(|| no_database(name))?;
-            tenants.leaving.insert(name.to_owned());
-            tenant
-        };
-        // The wait for the last request of this database holds no lock, so others proceed.
-        let moved = self.move_aside(name, tenant.database);
-        let mut tenants = lock(&self.tenants);
-        tenants.leaving.remove(name);
-        match moved {
-            Ok(result) => result,
-            Err((database, error)) => {
-                let used = Instant::now();
-                tenants
-                    .open
-                    .insert(name.to_owned(), Tenant { database, used });
-                Err(error)
+        let moved = self.tenants.delete(name, |database| {
+            // The file is moved without its WAL, so it has to contain everything.
+            match database.checkpoint() {
+                Ok(()) => Ok(database.close().and_then(|()| self.move_file(name))),
+                Err(error) => Err((database, error)),
             }
-        }
-    }
-
-    /// Closes a database and moves its file; returns the database if it stays in use.
-    fn move_aside(
-        &self,
-        name: &str,
-        database: Arc<Database>,
-    ) -> Result<Result<PathBuf>, (Arc<Database>, Error)> {
-        let database = unshared(database).map_err(|database| (database, in_use(name)))?;
-        // The file is moved without its WAL, so it has to contain everything.
-        if let Err(error) = database.checkpoint() {
-            return Err((Arc::new(database), error));
-        }
-        Ok(database.close().and_then(|()| self.move_file(name)))
+        });
+        moved?.ok_or_else(|| no_database(name))?
     }
 
     /// A path in `deleted/` for data of a deleted database, with the present time in its name.
@@ -244,17 +223,27 @@ impl Databases {
         Ok(aside)
     }
 
-    /// Runs periodic maintenance of every open database: checkpoint and statistics for the query
-    /// planner.
+    /// Limits the page caches of all connections together. Beyond the limit a cache uses its own
+    /// pages again instead of growing.
+    fn limit_memory(&self) -> Result<()> {
+        let connections = self.tenants.count.get() as u64;
+        let bytes = CACHE_BYTES + connections * CONNECTION_BYTES;
+        let bytes = i64::try_from(bytes).unwrap_or(i64::MAX);
+        self.local.read(|connection| {
+            let set = |_: &Row<'_>| Ok(());
+            Ok(connection.pragma_update_and_check(None, "soft_heap_limit", bytes, set)?)
+        })
+    }
+
+    /// Runs periodic maintenance: closes idle tenants; of every open database, a checkpoint and
+    /// statistics for the query planner.
     pub fn maintain(&self) {
-        // Weak: a database waits until its writer is free, and the others must not count as in use
-        // meanwhile.
-        let tenants: Vec<Weak<Database>> = lock(&self.tenants)
-            .open
-            .values()
-            .map(|tenant| Arc::downgrade(&tenant.database))
-            .collect();
+        self.tenants.close_idle();
+        if let Err(error) = self.limit_memory() {
+            log::error(format_args!("limit the memory of page caches: {error}"));
+        }
         let own = [&self.default, &self.local, &self.stats, &self.workflows].map(Arc::clone);
+        let tenants = self.tenants.all();
         let tenants = tenants.iter().filter_map(Weak::upgrade);
         for database in own.into_iter().chain(tenants) {
             if let Err(error) = database.maintain() {
@@ -265,10 +254,8 @@ impl Databases {
 
     /// Closes all databases. Fails if one is still in use.
     pub fn close(self) -> Result<()> {
-        let tenants = self.tenants.into_inner().unwrap_or_default();
-        let databases = tenants.open.into_values().map(|tenant| tenant.database);
         let own = [self.default, self.local, self.stats, self.workflows];
-        for database in databases.chain(own) {
+        for database in self.tenants.into_all().chain(own) {
             match unshared(database) {
                 Ok(database) => database.close()?,
                 Err(_) => return Err(Error::internal("a database is still in use at the end")),
@@ -277,36 +264,30 @@ impl Databases {
         Ok(())
     }
 
-    fn open_tenant(&self, tenants: &mut Tenants, name: &str) -> Result<Arc<Database>> {
-        let database = open_database(&self.dir, name, self.settings, &self.changes)?;
-        let database = Arc::new(database);
-        let (shared, used) = (Arc::clone(&database), Instant::now());
-        tenants.open.insert(
-            name.to_owned(),
-            Tenant {
-                database: shared,
-                used,
-            },
-        );
-        Ok(database)
+    fn open_tenant(&self, name: &str) -> Result<Database> {
+        let (path, count) = (file(&self.dir, name), &self.tenants.count);
+        let opened = match self.settings.role {
+            Role::Replica => Database::open_replica(&path, self.settings),
+            Role::Master => Database::open_lazily(&path, Schema::Tenant, self.settings)?
+                .with_changes(name, &self.changes),
+        };
+        Ok(opened.counted(count))
     }
 }
 
-/// Opens a database that requests can reach.
-fn open_database(
+/// Opens `default.db`.
+fn open_default(
     dir: &Path,
-    name: &str,
     settings: ConnectionSettings,
     changes: &Arc<ChangedDatabases>,
 ) -> Result<Database> {
-    let path = file(dir, name);
-    let schema = match name {
-        DEFAULT => Schema::Default,
-        _ => Schema::Tenant,
-    };
+    let path = file(dir, DEFAULT);
     match settings.role {
         Role::Replica => Ok(Database::open_replica(&path, settings)),
-        Role::Master => Ok(Database::open(&path, schema, settings)?.with_changes(name, changes)),
+        Role::Master => {
+            let database = Database::open(&path, Schema::Default, settings)?;
+            Ok(database.with_changes(DEFAULT, changes))
+        }
     }
 }
 
@@ -340,43 +321,8 @@ fn open_stats(dir: &Path, settings: ConnectionSettings) -> Result<Database> {
     open()
 }
 
-fn in_use(name: &str) -> Error {
-    Error::unavailable(format!("The database {name} is in use; try again."))
-}
-
 fn no_database(name: &str) -> Error {
     Error::not_found(format!("There is no database {name}."))
-}
-
-fn close_unused(tenants: &mut HashMap<String, Tenant>) {
-    while tenants.len() >= OPEN_MAX {
-        let unused = tenants
-            .iter()
-            .filter(|(_, tenant)| Arc::strong_count(&tenant.database) == 1)
-            .min_by_key(|(_, tenant)| tenant.used)
-            .map(|(name, _)| name.clone());
-        let Some(tenant) = unused.and_then(|name| tenants.remove(&name)) else {
-            return;
-        };
-        if let Ok(database) = unshared(tenant.database)
-            && let Err(error) = database.close()
-        {
-            log::warn(format_args!("close unused database: {error}"));
-        }
-    }
-}
-
-/// Takes a database out of its `Arc`; waits for other holders to drop it.
-fn unshared(mut database: Arc<Database>) -> Result<Database, Arc<Database>> {
-    let deadline = Instant::now() + DELETE_WAIT;
-    loop {
-        match Arc::try_unwrap(database) {
-            Ok(database) => return Ok(database),
-            Err(shared) if Instant::now() >= deadline => return Err(shared),
-            Err(shared) => database = shared,
-        }
-        threads::pause(Duration::from_millis(1));
-    }
 }
 
 /// Opens a database of a data directory, also while a server runs: SQLite arbitrates between the

@@ -79,6 +79,11 @@ pub fn check(connection: &Connection, schema: Schema) -> Result<()> {
     refuse_newer(user_version(connection)?, schema.steps())
 }
 
+/// True if the system tables of a file have the present version.
+pub fn is_current(connection: &Connection, schema: Schema) -> Result<bool> {
+    Ok(user_version(connection)? == schema.steps().len())
+}
+
 /// Migrates a file to the present version.
 pub fn run(connection: &mut Connection, schema: Schema) -> Result<()> {
     run_steps(connection, schema.steps())

@@ -22,6 +22,7 @@ pub use database::{Database, not_replicated_yet};
 pub use databases::{Databases, is_useless, open_existing, open_to_inspect};
 pub use deadline::Deadline;
 pub use dir::{NOFOLLOW, RESTORING, create_dir, lock_dir, refuse_emptied};
+pub use known_counts::known_count;
 pub use migrate::Schema;
 pub use names::{
     DEFAULT, LOCAL, STATS, WORKFLOWS, default_file, is_valid_name, local_file, name_of_file, names,
@@ -29,6 +30,7 @@ pub use names::{
 };
 pub use page_writer::PageWriter;
 pub use readers::QueryCaller;
+pub use tenants::{CONNECTION_DESCRIPTORS, connections_max};
 pub use writer::CommitBarrier;
 
 use crate::base::error::{Error, Result, ResultExt as _};
@@ -45,12 +47,15 @@ mod database;
 mod databases;
 mod deadline;
 mod dir;
+mod known_counts;
+mod lazy_writer;
 mod migrate;
 mod names;
 pub mod offline;
 mod page_writer;
 pub mod pages;
 mod readers;
+mod tenants;
 mod wal_tracker;
 mod writer;
 

@@ -516,3 +516,42 @@ fn give_away(data: &Path) {
     }
     std::os::unix::fs::chown(data, owner.0, owner.1).unwrap();
 }
+
+/// A file that is cut while the server runs is an error for the requests that read it.
+#[test]
+fn a_file_that_is_truncated_in_use_ends_no_server() {
+    let dir = Dir::new();
+    let server = serve(dir.path());
+    let api = server.admin();
+    for name in ["shop", "other"] {
+        api.post("/api/databases", json!({"name": name}))
+            .expect(200);
+        let path = format!("/db/{name}/api/collections");
+        api.post(
+            &path,
+            json!({"name": "c", "fields": [{"name": "t", "type": "text"}]}),
+        )
+        .expect(200);
+    }
+    let list = "/db/shop/api/collections/c/records";
+    let body = json!({"t": "x".repeat(3000)});
+    for _ in 0..100 {
+        api.post(list, &body).expect(200);
+    }
+    let file = dir.path().join("data/shop.db");
+    let fold = "PRAGMA wal_checkpoint(TRUNCATE)";
+    open(&file).query_row(fold, [], |_| Ok(())).unwrap();
+    let bytes = fs::metadata(&file).unwrap().len();
+    let cut = fs::File::options().write(true).open(&file).unwrap();
+    cut.set_len(bytes / 2).unwrap();
+    for query in [
+        "perPage=1000",
+        "perPage=1000&filter=t%3D1",
+        "sort=-t&page=3",
+    ] {
+        let reply = api.get(&format!("{list}?{query}"));
+        assert!(reply.status >= 500, "{reply:?}");
+    }
+    api.get("/api/health").expect(200);
+    api.get("/db/other/api/collections/c/records").expect(200);
+}

@@ -34,9 +34,14 @@ pub fn replica(master: &Server) -> Server {
 
 /// A server that is not allowed to write files longer than so many KiB.
 pub fn limited(server: Server, kib: u32) -> Server {
+    with_limit(server, &format!("-f {kib}"))
+}
+
+/// A server started again under this limit of `ulimit`.
+pub fn with_limit(server: Server, limit: &str) -> Server {
     let (dir, settings) = server.into_parts();
     let mut limited = std::process::Command::new("bash");
-    let script = format!("ulimit -f {kib}; exec \"$0\" serve");
+    let script = format!("ulimit {limit}; exec \"$0\" serve");
     limited.args(["-c", &script, VSKI]);
     for (name, value) in command(dir.path()).get_envs() {
         limited.env(name, value.unwrap_or_default());
@@ -96,9 +101,16 @@ pub fn pages(path: &Path) -> Option<Vec<Vec<u8>>> {
 
 /// A collection that everyone may read and write.
 pub fn open_collection(admin: &Api, name: &str) {
+    open_collection_in(admin, "", name);
+}
+
+/// The same in a tenant; `base` is `/db/` and its name.
+pub fn open_collection_in(admin: &Api, base: &str, name: &str) {
     let body = serde_json::json!({
         "name": name, "listRule": "", "viewRule": "", "createRule": "", "updateRule": "",
         "deleteRule": "", "fields": [{"name": "title", "type": "text"}, {"name": "n", "type": "number"}],
     });
-    admin.post("/api/collections", body).expect(200);
+    admin
+        .post(&format!("{base}/api/collections"), body)
+        .expect(200);
 }

@@ -34,7 +34,7 @@ impl Store {
             synchronous: db::Synchronous::Normal,
             prepare: records::register,
         };
-        let databases = Arc::new(Databases::open(&dir, settings).unwrap());
+        let databases = Arc::new(Databases::open(&dir, settings, 64).unwrap());
         let catalog = Catalog::open(Arc::clone(&databases), records::check_rule);
         Store {
             dir,

@@ -1,9 +1,9 @@
 //! The pool of read connections of one database file.
 //!
 //! Bounds: readers are opened as needed up to [`READERS_MAX`] ([`READERS`] of them with a large
-//! page cache; more only while slow queries keep others waiting). Waiting for a reader and running
-//! a query both have limits ([`READER_WAIT`], [`QUERY_LIMIT`]). No reader is held during network
-//! I/O, so none can pin the WAL for longer than a query.
+//! page cache; as many more as slow queries hold, while others wait). Waiting for a reader and
+//! running a query both have limits ([`READER_WAIT`], [`QUERY_LIMIT`]). No reader is held during
+//! network I/O, so none can pin the WAL for longer than a query.
 //!
 //! Queries are charged to their callers if they are slow (see `deadline`), or if they wait while
 //! slow ones run. Look-ups, which every request makes, use any idle reader; if there is none, they
@@ -20,9 +20,9 @@ use std::time::{Duration, Instant};
 
 use rusqlite::Connection;
 
-use super::connection::{ConnectionSettings, prepare};
+use super::connection::{ConnectionCount, ConnectionSettings, CountedConnection, prepare};
 use super::deadline::Deadline;
-use super::offline;
+use super::{known_counts, offline};
 use crate::base::budget::{Charge, Payer, Queries};
 use crate::base::error::{Error, Result, ResultExt as _};
 use crate::base::threads;
@@ -35,7 +35,9 @@ const READERS: usize = 4;
 const READERS_MAX: usize = 12;
 /// Time after which waiting queries are served in turn, see [`ReadersState::promise`].
 const IN_TURN: Duration = Duration::from_millis(20);
-/// Time that a query waits for one of [`READERS`] before another one is opened.
+/// Time that a query waits for one of [`READERS`], and that another one holds a reader, before a
+/// further one is opened. Waiting alone is no reason: many quick queries at a time wait too, and a
+/// reader with a small cache would read their tables from the file each time.
 const GROW_WAIT: Duration = Duration::from_millis(100);
 /// Most read connections of a file for callers without credentials: the others are left to known
 /// callers, however many expensive queries anonymous ones send.
@@ -58,9 +60,9 @@ const ANONYMOUS_LIMIT: Duration = Duration::from_secs(5);
 const LOOKUP_LIMIT: Duration = Duration::from_secs(5);
 /// Time that an exclusive change waits for the readers in use.
 const EXCLUSIVE_WAIT: Duration = Duration::from_secs(25);
-/// Page cache of a reader, in KiB: a table of 10,000 ordinary records is scanned twice as fast if
+/// Page cache of a reader, in KiB: a table of 20,000 ordinary records is scanned twice as fast if
 /// it fits.
-const READER_CACHE_KIB: i64 = 8_000;
+const READER_CACHE_KIB: i64 = 12_000;
 /// Page cache of the readers above [`READERS`], in KiB.
 const EXTRA_CACHE_KIB: i64 = 1_000;
 
@@ -72,6 +74,7 @@ fn open_reader(
     let mut connection = offline::open_to_inspect(path)?;
     let deadline = prepare(&mut connection, cache_kib, settings)?;
     connection.pragma_update(None, "query_only", true)?;
+    known_counts::register(&connection)?;
     Ok((connection, deadline))
 }
 
@@ -108,6 +111,8 @@ impl ReaderUse<'_> {
 pub struct Readers {
     path: PathBuf,
     settings: ConnectionSettings,
+    /// Counts its connections.
+    pub count: ConnectionCount,
     state: Mutex<ReadersState>,
     /// Signals a returned reader, per queue.
     returned: [Condvar; 2],
@@ -119,6 +124,8 @@ struct ReadersState {
     idle: VecDeque<Reader>,
     open: usize,
     large: usize,
+    /// Times at which the readers in use were acquired.
+    begun: Vec<Instant>,
     spare: Vec<Reader>,
     spares: usize,
     /// Number of queries that have waited for longer than [`LATE`].
@@ -164,6 +171,20 @@ impl ReadersState {
         }
     }
 
+    /// The number of readers that may be open now: one more for each that a slow query holds.
+    fn readers_max(&self) -> usize {
+        let is_slow = |begun: &&Instant| begun.elapsed() >= GROW_WAIT;
+        let slow = self.begun.iter().filter(is_slow).count();
+        (READERS + slow).min(READERS_MAX)
+    }
+
+    /// Counts the reader acquired at this time as returned.
+    fn end(&mut self, begun: Instant) {
+        if let Some(at) = self.begun.iter().position(|other| *other == begun) {
+            self.begun.swap_remove(at);
+        }
+    }
+
     /// Removes the idle readers from the pool and its counts.
     fn take_idle(&mut self) -> (VecDeque<Reader>, Vec<Reader>) {
         let (idle, spare) = (
@@ -178,7 +199,7 @@ impl ReadersState {
 
     /// A reader, or permission to open one, for a query that has waited for this long; none if it
     /// has to wait.
-    fn turn(&mut self, purpose: ReaderUse<'_>, waited: Duration) -> Option<Turn> {
+    fn turn(&mut self, purpose: ReaderUse<'_>, waited: Duration) -> Option<(Turn, Instant)> {
         if self.closed {
             return None;
         }
@@ -188,7 +209,9 @@ impl ReadersState {
         }
         let turn = self.find_turn(purpose, line, waited)?;
         self.anonymous += usize::from(line == ANONYMOUS);
-        Some(turn)
+        let begun = Instant::now();
+        self.begun.push(begun);
+        Some((turn, begun))
     }
 
     fn find_turn(&mut self, purpose: ReaderUse<'_>, line: usize, waited: Duration) -> Option<Turn> {
@@ -215,7 +238,7 @@ impl ReadersState {
                 Turn::Open(Size::Spare, self.generation)
             });
         }
-        (waited >= GROW_WAIT && self.open < READERS_MAX).then(|| {
+        (waited >= GROW_WAIT && self.open < self.readers_max()).then(|| {
             self.open += 1;
             Turn::Open(Size::Small, self.generation)
         })
@@ -249,6 +272,7 @@ struct Reader {
     deadline: Deadline,
     size: Size,
     generation: u64,
+    _counted: CountedConnection,
 }
 
 /// The size of the page cache of a reader.
@@ -271,6 +295,7 @@ pub struct PooledReader<'a> {
     readers: &'a Readers,
     reader: Option<Reader>,
     line: usize,
+    begun: Instant,
 }
 
 impl Readers {
@@ -278,6 +303,7 @@ impl Readers {
         Readers {
             path: path.to_owned(),
             settings,
+            count: ConnectionCount::default(),
             state: Mutex::default(),
             returned: [Condvar::new(), Condvar::new()],
             spare_returned: Condvar::new(),
@@ -286,11 +312,12 @@ impl Readers {
 
     /// Acquires a reader, waiting for one if necessary.
     pub fn acquire(&self, purpose: ReaderUse<'_>) -> Result<PooledReader<'_>> {
-        let reader = match self.turn(purpose)? {
+        let (turn, begun) = self.turn(purpose)?;
+        let reader = match turn {
             Turn::Idle(reader) => reader,
             Turn::Open(size, generation) => self
                 .open(size, generation)
-                .inspect_err(|_| self.discard(size, purpose.line()))?,
+                .inspect_err(|_| self.discard(size, purpose.line(), begun))?,
         };
         match purpose {
             ReaderUse::Internal => reader.deadline.set(QUERY_LIMIT),
@@ -307,10 +334,11 @@ impl Readers {
             readers: self,
             reader: Some(reader),
             line: purpose.line(),
+            begun,
         })
     }
 
-    fn turn(&self, purpose: ReaderUse<'_>) -> Result<Turn> {
+    fn turn(&self, purpose: ReaderUse<'_>) -> Result<(Turn, Instant)> {
         let mut state = lock(&self.state);
         match state.turn(purpose, Duration::ZERO) {
             Some(turn) => Ok(turn),
@@ -322,7 +350,7 @@ impl Readers {
         &self,
         mut state: MutexGuard<'_, ReadersState>,
         purpose: ReaderUse<'_>,
-    ) -> Result<Turn> {
+    ) -> Result<(Turn, Instant)> {
         let begun = Instant::now();
         let mut wait = Wait::begin(&mut state, purpose);
         // Zero before the first sleep.
@@ -418,11 +446,13 @@ impl Readers {
             deadline,
             size,
             generation,
+            _counted: self.count.add(),
         })
     }
 
-    fn discard(&self, size: Size, line: usize) {
+    fn discard(&self, size: Size, line: usize, begun: Instant) {
         let mut state = lock(&self.state);
+        state.end(begun);
         state.anonymous -= usize::from(line == ANONYMOUS);
         match size {
             Size::Spare => state.spares -= 1,
@@ -535,13 +565,16 @@ impl Drop for PooledReader<'_> {
         };
         reader.deadline.finish();
         let mut state = lock(&self.readers.state);
+        state.end(self.begun);
+        let is_extra = reader.size == Size::Small && state.open > state.readers_max();
         // After a panic a transaction may be open; such a connection is not used again.
-        if !reader.connection.is_autocommit() || reader.generation != state.generation {
+        let is_usable = reader.connection.is_autocommit() && reader.generation == state.generation;
+        if is_extra || !is_usable {
             drop(state);
             let size = reader.size;
             // Closed before the count decreases: an exclusive user waits for that.
             drop(reader);
-            return self.readers.discard(size, self.line);
+            return self.readers.discard(size, self.line, self.begun);
         }
         state.anonymous -= usize::from(self.line == ANONYMOUS);
         match reader.size {
