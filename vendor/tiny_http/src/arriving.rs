@@ -61,6 +61,16 @@ impl Arriving {
         self.body.feed(input, &About { head, peer, shared })
     }
 
+    /// See `Receiving::room`.
+    pub fn room(
+        &mut self,
+        peer: SocketAddr,
+        shared: &Shared,
+    ) -> Result<Option<&mut Vec<u8>>, BodyError> {
+        let head = &self.head;
+        self.body.room(&About { head, peer, shared })
+    }
+
     /// Counts what has come of the body. Too little in a window of time is an error.
     pub fn check(&mut self, count: usize, shared: &Shared) -> Result<(), ReadError> {
         let now_ms = shared.now_ms();

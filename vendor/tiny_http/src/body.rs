@@ -24,7 +24,7 @@ pub(crate) enum BodyError {
 }
 
 /// Smallest step by which a buffer grows, unless the body is shorter.
-const STEP: usize = 1 << 10;
+const STEP: usize = 8 << 10;
 
 /// Largest step, so that a growing body never asks for much more than it has.
 const STEP_MAX: usize = 256 << 10;
@@ -83,6 +83,28 @@ impl Receiving {
             Coding::Chunked(decoder) => {
                 decoder.feed(input, |data| target.take(data, u64::MAX, about))
             }
+        }
+    }
+
+    /// Where the next bytes can be read to without a copy: the spare room of this, if the body has a length and is
+    /// collected.
+    pub fn room(&mut self, about: &About<'_>) -> Result<Option<&mut Vec<u8>>, BodyError> {
+        match (&self.coding, &mut self.target) {
+            (Coding::Sized(left), Target::Memory(buffer)) => buffer.room(*left, about).map(Some),
+            _ => Ok(None),
+        }
+    }
+
+    /// Counts what was read to the room. Returns what does not belong to the body.
+    pub fn advance(&mut self, count: usize) -> Vec<u8> {
+        match (&mut self.coding, &mut self.target) {
+            (Coding::Sized(left), Target::Memory(buffer)) => {
+                let own = (*left).min(count as u64);
+                *left -= own;
+                let surplus = count - own as usize;
+                buffer.bytes.split_off(buffer.bytes.len() - surplus)
+            }
+            _ => Vec::new(),
         }
     }
 
@@ -145,16 +167,24 @@ impl BodyBuffer {
             return Err(BodyError::TooLarge);
         }
         if needed > self.bytes.capacity() {
-            let step = self.bytes.len().clamp(STEP, STEP_MAX) as u64;
-            let step = data.len().max(step.min(left) as usize);
-            self.grow(self.bytes.len() + step, about)?;
+            self.grow(data.len(), left, about)?;
         }
         self.bytes.extend_from_slice(data);
         Ok(())
     }
 
-    /// Makes room for `size` bytes in all.
-    fn grow(&mut self, size: usize, about: &About<'_>) -> Result<(), BodyError> {
+    /// The bytes, with room for more of the `left` ones that are missing.
+    fn room(&mut self, left: u64, about: &About<'_>) -> Result<&mut Vec<u8>, BodyError> {
+        if self.bytes.len() == self.bytes.capacity() {
+            self.grow(1, left, about)?;
+        }
+        Ok(&mut self.bytes)
+    }
+
+    /// Makes room for at least so many bytes more.
+    fn grow(&mut self, least: usize, left: u64, about: &About<'_>) -> Result<(), BodyError> {
+        let step = self.bytes.len().clamp(STEP, STEP_MAX) as u64;
+        let size = self.bytes.len() + least.max(step.min(left) as usize);
         let due = size.saturating_sub(about.shared.limits.body_free);
         if due > self.metered {
             let view = HeadView::new(about.head, about.peer);

@@ -17,8 +17,8 @@ use rustix::net::SendFlags;
 
 use crate::connection::Connection;
 use crate::limits::Limits;
-use crate::reader::{By, Scratch};
 use crate::ready::Work;
+use crate::step::{By, Scratch};
 use crate::turn::take_turn;
 use crate::util::lock;
 use crate::Shared;

@@ -40,9 +40,9 @@ use std::time::{Duration, Instant};
 
 use connection::Connection;
 use front::Front;
-use reader::{By, Scratch};
 use ready::{Readable, Ready, Work};
 use registry::{Partial, Registry};
+use step::{By, Scratch};
 use turn::take_turn;
 use util::{lock, TaskPool};
 
@@ -66,6 +66,7 @@ mod registry;
 mod request;
 mod seat;
 mod sink;
+mod step;
 mod turn;
 mod util;
 

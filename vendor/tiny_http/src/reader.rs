@@ -9,6 +9,7 @@ use std::mem;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::Arc;
 
+use rustix::buffer::{spare_capacity, Buffer};
 use rustix::io::Errno;
 use rustix::net::RecvFlags;
 
@@ -16,8 +17,10 @@ use crate::arriving::{millis, Arriving, ReadError};
 use crate::body::{BodyBuffer, BodyError, Target};
 use crate::connection::{Connection, Place, Reading};
 use crate::head::{self, Framing, Head};
+use crate::ready::Watch;
 use crate::request::{Body, HeadView, Request, Unread};
 use crate::sink::Destination;
+use crate::step::{By, Context, Scratch, Step};
 use crate::Shared;
 
 /// The reading side of a connection between two reads.
@@ -30,6 +33,9 @@ pub(crate) struct Reader {
     stage: Stage,
 
     input: Input,
+
+    // the connection is watched for one event at a time
+    one_shot: bool,
 
     // the peer may be sending bytes that will not be read; so many are read and discarded at the end
     unread: Option<usize>,
@@ -66,54 +72,12 @@ enum Stage {
     },
 }
 
-/// The outcome of a step of a turn.
-pub(crate) enum Step {
-    /// The next step can follow.
-    Next,
-    /// The rest is not here yet.
-    Rest,
-    /// Answers must be complete first; the last of them gives the connection a turn.
-    Blocked,
-    /// It was enough for one turn, or another thread must go on.
-    Yield,
-    Request(Request),
-    /// The connection has ended.
-    Gone,
-}
-
-/// The thread that gives a connection its turn.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum By {
-    /// One in `recv()`, which may call those hooks that block.
-    Worker,
-    /// The front thread, which may not: it reads heads and discards.
-    Front,
-}
-
-/// Buffers that a thread lends to each connection in turn.
-#[derive(Default)]
-pub(crate) struct Scratch {
-    head: Vec<u8>,
-    pub piece: Vec<u8>,
-}
-
 /// First size of the buffer, which serves ordinary requests.
 const BUFFER_BYTES: usize = 4 << 10;
 
 /// Most of a body that is read at a time, and of one in chunks, behind which more may follow.
 const PIECE_BYTES: usize = 64 << 10;
 const CHUNKS_BYTES: usize = 16 << 10;
-
-/// The surroundings of a reader in its turn.
-pub(crate) struct Context<'a> {
-    pub shared: &'a Arc<Shared>,
-    pub connection: &'a Arc<Connection>,
-    pub by: By,
-    pub piece: &'a mut Vec<u8>,
-
-    // bytes that this turn may still read
-    pub left: &'a mut usize,
-}
 
 impl Reader {
     pub fn new() -> Reader {
@@ -123,6 +87,7 @@ impl Reader {
             end: 0,
             stage: Stage::between_requests(),
             input: Input::Nothing,
+            one_shot: false,
             unread: None,
         }
     }
@@ -137,6 +102,18 @@ impl Reader {
     /// The peer has ended, or something came at an unknown moment.
     pub fn expect_anything(&mut self) {
         self.input = Input::Unknown;
+    }
+
+    /// How the connection is to be watched from now on, if that changes or must be said again. A body wakes no second
+    /// thread while one reads it.
+    pub fn rewatch(&mut self) -> Option<Watch> {
+        let was_one_shot = self.one_shot;
+        self.one_shot = matches!(self.stage, Stage::Body(_) | Stage::Drain { .. });
+        match (was_one_shot, self.one_shot) {
+            (_, true) => Some(Watch::Once),
+            (true, false) => Some(Watch::Always),
+            (false, false) => None,
+        }
     }
 
     /// True if the next request may be here already.
@@ -362,19 +339,43 @@ impl Reader {
                 self.stage = Stage::Body(arriving);
                 return Ok(self.pause());
             }
-            let most = match arriving.body.left() {
-                Some(left) => left.min(PIECE_BYTES as u64) as usize,
-                None => CHUNKS_BYTES,
-            };
-            context.piece.resize(PIECE_BYTES, 0);
-            count = self.receive(context.connection, &mut context.piece[..most])?;
-            *context.left = context.left.saturating_sub(count);
-            fed = arriving.feed(&context.piece[..count], peer, shared);
-            if let Ok(used) = fed {
-                self.keep(&context.piece[used..count]);
-            }
+            (count, fed) = self.read_piece(&mut arriving, context)?;
         }
         self.finish_body(*arriving, fed.map(drop), context)
+    }
+
+    /// One read of a body. Returns how much it has brought, and how the body has taken it.
+    fn read_piece(
+        &mut self,
+        arriving: &mut Arriving,
+        context: &mut Context<'_>,
+    ) -> Result<(usize, Result<usize, BodyError>), ReadError> {
+        let (peer, shared) = (context.connection.peer, context.shared);
+        let count = match arriving.room(peer, shared) {
+            Err(error) => return Ok((0, Err(error))),
+            Ok(Some(bytes)) => {
+                let size = bytes.capacity() - bytes.len();
+                let count = self.receive(context.connection, spare_capacity(bytes), size)?;
+                let surplus = arriving.body.advance(count);
+                self.keep(&surplus);
+                *context.left = context.left.saturating_sub(count);
+                return Ok((count, Ok(count)));
+            }
+            Ok(None) => {
+                let most = match arriving.body.left() {
+                    Some(left) => left.min(PIECE_BYTES as u64) as usize,
+                    None => CHUNKS_BYTES,
+                };
+                context.piece.resize(PIECE_BYTES, 0);
+                self.receive(context.connection, &mut context.piece[..most], most)?
+            }
+        };
+        *context.left = context.left.saturating_sub(count);
+        let fed = arriving.feed(&context.piece[..count], peer, shared);
+        if let Ok(used) = fed {
+            self.keep(&context.piece[used..count]);
+        }
+        Ok((count, fed))
     }
 
     fn finish_body(
@@ -496,7 +497,8 @@ impl Reader {
     fn drain(&mut self, mut left: usize, until_ms: u64, context: &mut Context<'_>) -> Step {
         context.piece.resize(PIECE_BYTES, 0);
         while self.input != Input::Nothing && left > 0 && *context.left > 0 {
-            let count = match self.receive(context.connection, context.piece) {
+            let count = match self.receive(context.connection, &mut context.piece[..], PIECE_BYTES)
+            {
                 Ok(count) => count,
                 Err(_) => return Step::Gone,
             };
@@ -536,18 +538,23 @@ impl Reader {
             self.buffer.resize(size, 0);
         }
         let mut buffer = mem::take(&mut self.buffer);
-        let result = self.receive(connection, &mut buffer[self.end..]);
+        let size = buffer.len() - self.end;
+        let result = self.receive(connection, &mut buffer[self.end..], size);
         self.buffer = buffer;
         self.end += *result.as_ref().unwrap_or(&0);
         result
     }
 
-    /// One read from the socket, which waits for nothing.
-    fn receive(&mut self, connection: &Connection, room: &mut [u8]) -> Result<usize, ReadError> {
-        let size = room.len();
-        match rustix::net::recv(&*connection.stream, room, RecvFlags::DONTWAIT) {
-            Ok((0, _)) => Err(ReadError::Closed),
-            Ok((count, _)) => {
+    /// One read from the socket to a room of this size, which waits for nothing.
+    fn receive(
+        &mut self,
+        connection: &Connection,
+        room: impl Buffer<u8>,
+        size: usize,
+    ) -> Result<usize, ReadError> {
+        match rustix::net::recv(&*connection.stream, room, RecvFlags::DONTWAIT).map(|it| it.1) {
+            Ok(0) => Err(ReadError::Closed),
+            Ok(count) => {
                 if count < size && self.input == Input::Bytes {
                     self.input = Input::Nothing;
                 }

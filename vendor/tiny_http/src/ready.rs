@@ -68,6 +68,25 @@ pub(crate) struct Readable {
     pub ends: bool,
 }
 
+/// The events of a connection that are reported.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Watch {
+    /// Each one.
+    Always,
+    /// The next one.
+    Once,
+}
+
+impl Watch {
+    fn flags(self) -> EventFlags {
+        let all = EventFlags::IN | EventFlags::RDHUP | EventFlags::ET;
+        match self {
+            Watch::Always => all,
+            Watch::Once => all | EventFlags::ONESHOT,
+        }
+    }
+}
+
 /// The number by which the epoll names `signal`. Connections count from 1.
 const SIGNAL: u64 = 0;
 
@@ -99,13 +118,15 @@ impl Ready {
 
     /// Reports from now on when the socket can be read. Closing it ends that.
     pub fn watch(&self, id: u64, stream: &TcpStream) -> io::Result<()> {
-        let flags = EventFlags::IN | EventFlags::RDHUP | EventFlags::ET;
-        Ok(epoll::add(
-            &self.epoll,
-            stream,
-            EventData::new_u64(id),
-            flags,
-        )?)
+        let flags = Watch::Always.flags();
+        let id = EventData::new_u64(id);
+        Ok(epoll::add(&self.epoll, stream, id, flags)?)
+    }
+
+    /// Changes that. What can be read already is reported again.
+    pub fn rewatch(&self, id: u64, stream: &TcpStream, watch: Watch) {
+        let id = EventData::new_u64(id);
+        let _ = epoll::modify(&self.epoll, stream, id, watch.flags());
     }
 
     /// For a socket that is given away and stays open.

@@ -5,8 +5,9 @@
 use std::sync::Arc;
 
 use crate::connection::Connection;
-use crate::reader::{By, Context, Reader, Scratch, Step};
+use crate::reader::Reader;
 use crate::request::Request;
+use crate::step::{By, Context, Scratch, Step};
 use crate::Shared;
 
 /// Most that is read in one turn.
@@ -72,7 +73,16 @@ pub(crate) fn take_turn(
         };
         reader.return_buffer(scratch);
         connection.set_due(reader.due_ms(shared));
+        let watch = match step {
+            Step::Yield => None,
+            _ => reader.rewatch(),
+        };
         let again = connection.seat.put(turn.reader.take()?);
+        if let Some(watch) = watch {
+            shared
+                .ready
+                .rewatch(connection.id, &connection.stream, watch);
+        }
         if has_more || (again && matches!(step, Step::Request(_))) {
             connection.call();
         }
