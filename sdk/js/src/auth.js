@@ -34,7 +34,7 @@ export class Auth {
     return new Auth(this.transport, this.database, name);
   }
 
-  /** The session of the client; null if nobody is signed in. */
+  /** The session of the client; null after signing out. */
   get session() {
     return this.transport.session.data;
   }

@@ -65,7 +65,7 @@ export class Databases {
  * @typedef {object} Definition
  * @property {string} [id]
  * @property {string} name
- * @property {'base' | 'auth' | (string & {})} [type]
+ * @property {'base' | 'auth' | 'view' | (string & {})} [type]
  * @property {readonly Field[]} [fields]
  * @property {readonly (string | {fields: string[], unique?: boolean, name?: string})[]} [indexes]
  * @property {string | null} [listRule]
@@ -75,6 +75,7 @@ export class Databases {
  * @property {string | null} [deleteRule]
  * @property {string | null} [executeRule]
  * @property {string | null} [manageRule]
+ * @property {string} [viewQuery] of a view: its SELECT
  * @property {readonly string[]} [executeWorkflows]
  * @property {Record<string, readonly string[]>} [fieldRules]
  * @property {Record<string, readonly string[]>} [fieldEditRules]

@@ -1,4 +1,4 @@
-// What the code of a workflow can do: `ctx`.
+// The operations of a workflow: `ctx`.
 
 import { createHash } from 'node:crypto';
 import { pause } from '../backoff.js';
