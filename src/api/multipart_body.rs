@@ -8,7 +8,7 @@ use crate::base::budget::Charge;
 use crate::base::crypto::Sha256Hasher;
 use crate::base::error::{Error, Result};
 use crate::base::ids;
-use crate::model::records::Modifier;
+use crate::model::records::{Modifier, batch_error};
 use crate::net::http::multipart::PartEvent;
 use crate::net::http::{BodySink, FREE_BYTES, Request, multipart};
 use crate::store::files;
@@ -239,16 +239,21 @@ impl Allowance {
 
 /// The error for a file in a field that accepts none.
 pub fn no_file_field(name: &str) -> Error {
-    Error::field(
-        name,
-        "validation_not_a_file_field",
-        "Does not accept files.",
-    )
+    let message = "Does not accept files.".to_owned();
+    file_error(name, "validation_not_a_file_field", message)
+}
+
+/// The error of a file, in a batch as that of its request.
+fn file_error(name: &str, code: &'static str, message: String) -> Error {
+    match split_batch_name(name) {
+        Some((at, key)) => batch_error(Error::field(key, code, message), at),
+        None => Error::field(name, code, message),
+    }
 }
 
 fn file_too_large(name: &str, bytes_max: u64) -> Error {
     let message = format!("Must have at most {bytes_max} bytes.");
-    Error::field(name, "validation_file_size_limit", message)
+    file_error(name, "validation_file_size_limit", message)
 }
 
 /// Splits the name of a file in a batch, such as `requests.3.title`, into the position of its
