@@ -20,7 +20,8 @@ use crate::model::triggers::{RecordAction, changes};
 use crate::store::db;
 use crate::store::db::quote;
 
-/// Records a change of a row for the calls that it makes, and publishes it to subscribers after the commit.
+/// Records a change of a row for the calls that it makes, and publishes it to subscribers after the
+/// commit.
 pub fn publish(
     tx: &Connection,
     scope: &Scope,

@@ -3,8 +3,8 @@
 //! A [`Target`] is the HTTP endpoint or workflow to call. A [`Trigger`] adds the kinds of changes
 //! that it is for; the triggers of a collection are in its `options.triggers`. Webhooks and cron
 //! jobs have targets too. `changes` is the table of changes whose calls are to be queued, `outbox`
-//! the table of waiting calls, which `webhooks` sends. A row of either is written in the transaction
-//! that causes the calls.
+//! the table of waiting calls, which `webhooks` sends. A row of one of them is written in the
+//! transaction that causes the calls.
 
 pub use action::RecordAction;
 pub use attributes::{extract_string, invalid_value, refuse_unknown};

@@ -1,5 +1,5 @@
-//! The dispatcher thread. Each round writes the results of calls and queues the calls of changes, one
-//! commit per database; reads databases with new rows; and passes due calls to the senders.
+//! The dispatcher thread. Each round writes the results of calls and queues the calls of changes,
+//! one commit per database; reads databases with new rows; and passes due calls to the senders.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::thread::JoinHandle;
