@@ -139,7 +139,7 @@ impl Notifier {
     }
 }
 
-/// How far messages are apart.
+/// The time between messages.
 struct Pace {
     sent: Instant,
     /// Commits up to a moment: that of the first message after [`BUSY_PAUSE`].

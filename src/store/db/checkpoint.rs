@@ -61,7 +61,7 @@ impl Checkpoints {
     }
 
     /// Copies as much as readers allow without waiting. If nothing was committed since the last
-    /// call and nobody reads the WAL, its disk space is freed.
+    /// call and no reader uses the WAL, its disk space is freed.
     pub fn now(&mut self, connection: &Connection, busy_wait: Duration) -> Result<()> {
         if std::mem::take(&mut self.has_grown) {
             self.tried = wal_pages(connection, "PRAGMA wal_checkpoint(PASSIVE)")?;

@@ -96,7 +96,7 @@ const CRATES: [(&str, &[&str]); 27] = [
 ];
 
 /// Where SQL may live.
-const SQL_PLACES: [&str; 17] = [
+const SQL_PLACES: [&str; 18] = [
     "src/services/cron/",
     "src/services/replication/positions.rs",
     "src/tests/",
@@ -111,6 +111,7 @@ const SQL_PLACES: [&str; 17] = [
     "src/store/replicas.rs",
     "src/services/stats/",
     "src/model/events.rs",
+    "src/model/triggers/changes.rs",
     "src/model/triggers/outbox.rs",
     "src/services/webhooks/",
     "src/services/workflows/",
