@@ -112,7 +112,7 @@ const BATCHES: [u16; 17] = [
 ];
 
 #[rustfmt::skip]
-const ROWS: [Row; 125] = {
+const ROWS: [Row; 127] = {
     use Admits::{Accounts, Admins, AdminsAnd, All, Each, Identified, Operators, Replicas, Watchers, Workers};
     [
         row("GET /api/health", "/api/health", "", All(200)),
@@ -132,6 +132,8 @@ const ROWS: [Row; 125] = {
         row("DELETE /api/collections/_superusers/records/{id}", "/api/collections/_superusers/records/none", "", Admins(404)),
         row("POST /api/collections/{collection}/impersonate/{id}", "/api/collections/_users/impersonate/none", "{}", Admins(404)),
         row("GET /", "/", "", All(200)),
+        row("GET /installer", "/installer", "", All(302)),
+        row("GET /_/*rest", "/_/", "", All(200)),
         row("GET /sdk.js", "/sdk.js", "", All(200)),
         row("GET /auth/confirm", "/auth/confirm", "", All(200)),
         row("GET /api/files/{collection}/{record}/{file}", "/api/files/notes/note/none", "", All(404)),

@@ -171,12 +171,13 @@ fn follow(path: &str, root: &Path, seen: &mut BTreeSet<String>) {
         return;
     }
     let text = fs::read_to_string(root.join(path)).unwrap();
-    for part in text.split("from").skip(1) {
-        let Some(quoted) = part.trim_start().strip_prefix(['\'', '"']) else {
-            continue;
-        };
-        let name = quoted.split(['\'', '"']).next().unwrap();
-        if name.starts_with('.') {
+    let imports = text
+        .lines()
+        .filter(|line| line.starts_with("import") || path.starts_with("ui/vendor"));
+    for part in imports.flat_map(|line| line.split("from").skip(1)) {
+        let quoted = part.trim_start().strip_prefix(['\'', '"']);
+        let name = quoted.and_then(|quoted| quoted.split(['\'', '"']).next());
+        if let Some(name) = name.filter(|name| name.starts_with('.')) {
             let folder = Path::new(path).parent().unwrap();
             follow(&normal(&folder.join(name)), root, seen);
         }
