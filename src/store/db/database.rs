@@ -240,11 +240,7 @@ impl Database {
         } else {
             LONG_WRITE_LIMIT
         };
-        let writer = self.writer()?;
-        let result = writer
-            .queue(&self.path)?
-            .write(timeout, limit, batching, job);
-        writer.note_write();
+        let result = self.queue()?.write(timeout, limit, batching, job);
         if result.is_ok()
             && let Some((name, changes)) = &self.changes
         {
@@ -253,10 +249,10 @@ impl Database {
         result.map_err(|error| self.locate("write", error))
     }
 
-    /// Runs a checkpoint and refreshes the statistics of the query planner, if there were writes;
+    /// Runs a checkpoint and refreshes the statistics of the query planner, if the writer is open;
     /// bounded work, for the timer.
     pub fn maintain(&self) -> Result<()> {
-        let Some(queue) = self.writer.as_ref().and_then(LazyWriter::take_round) else {
+        let Some(queue) = self.writer.as_ref().and_then(LazyWriter::opened) else {
             return Ok(());
         };
         queue.maintain(|connection| {

@@ -7,7 +7,7 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
@@ -30,8 +30,6 @@ use crate::base::threads::lock;
 
 /// Page cache of the writer, in KiB.
 const WRITER_CACHE_KIB: i64 = 8_000;
-/// Rounds of maintenance after a write: the second one copies what readers kept from the first.
-const ROUNDS: u8 = 2;
 
 /// See the module documentation.
 pub struct LazyWriter {
@@ -42,8 +40,6 @@ pub struct LazyWriter {
     opened: OnceLock<(WriteQueue, CountedConnection)>,
     opening: Mutex<()>,
     is_current: AtomicBool,
-    /// Rounds of maintenance that are due.
-    rounds: AtomicU8,
 }
 
 impl LazyWriter {
@@ -56,7 +52,6 @@ impl LazyWriter {
             opened: OnceLock::new(),
             opening: Mutex::new(()),
             is_current: AtomicBool::new(false),
-            rounds: AtomicU8::new(0),
         }
     }
 
@@ -117,19 +112,6 @@ impl LazyWriter {
             self.is_current.store(true, Ordering::Release);
         }
         Ok(is_current)
-    }
-
-    /// Makes rounds of maintenance due.
-    pub fn note_write(&self) {
-        self.rounds.store(ROUNDS, Ordering::Relaxed);
-    }
-
-    /// The queue, if a round of maintenance is due.
-    pub fn take_round(&self) -> Option<&WriteQueue> {
-        let take = |rounds: u8| rounds.checked_sub(1);
-        let (set, fetch) = (Ordering::Relaxed, Ordering::Relaxed);
-        let is_due = self.rounds.fetch_update(set, fetch, take).is_ok();
-        self.opened().filter(|_| is_due)
     }
 
     pub fn close(self) -> rusqlite::Result<()> {
