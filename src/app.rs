@@ -143,7 +143,7 @@ impl App {
         // Writers of calls set the database in which a call waits; the sender of webhooks waits for
         // it.
         let calls = Arc::new(Signal::default());
-        let catalog = Catalog::open(Arc::clone(&databases), records::check_rule);
+        let catalog = Catalog::open(Arc::clone(&databases), records::CHECKS);
         let catalog = Arc::new(catalog);
         let events = Arc::new(Events::new(Arc::clone(&calls)));
         let auth = Arc::new(Auth::open(

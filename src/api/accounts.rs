@@ -288,16 +288,17 @@ pub fn confirm_page(_: &Call<'_>) -> Result<Response> {
 
 /// The log-in methods of a collection, in the form that PocketBase's clients read.
 pub fn methods(call: &Call<'_>) -> Result<Response> {
-    let fields = match is_admins(call) {
-        true => vec!["email".to_owned()],
+    let (has_passwords, fields) = match is_admins(call) {
+        true => (true, vec!["email".to_owned()]),
         false => {
             let realm = realm(call)?;
             let fields = realm.collection.identity_fields().into_iter();
-            fields.map(str::to_owned).collect()
+            let fields = fields.map(str::to_owned).collect();
+            (realm.collection.auth.has_passwords(), fields)
         }
     };
     let body = json!({
-        "password": {"enabled": true, "identityFields": fields},
+        "password": {"enabled": has_passwords, "identityFields": fields},
         "oauth2": {"enabled": false, "providers": []},
         "mfa": {"enabled": false, "duration": 0},
         "otp": {"enabled": false, "duration": 0},

@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use crate::base::error::{Error, Kind};
 use crate::base::log;
@@ -60,25 +60,35 @@ pub fn error_response(error: &Error) -> Response {
 
 /// The body of an error, in PocketBase's form.
 pub fn error_json(error: &Error) -> Value {
-    let mut fields: serde_json::Map<String, Value> = error
-        .field_errors()
-        .iter()
-        .map(|(name, field)| {
-            (
-                name.clone(),
-                json!({"code": field.code, "message": field.message}),
-            )
-        })
-        .collect();
+    let mut data = Map::new();
+    for (name, field) in error.field_errors() {
+        let names: Vec<&str> = name.split('.').collect();
+        let detail = json!({"code": field.code, "message": field.message});
+        nest(&mut data, &names, detail);
+    }
     if let Some((at, error)) = error.part() {
         let failed = json!({
             "code": "batch_request_failed",
             "message": "Batch request failed.",
             "response": error_json(error),
         });
-        fields.insert("requests".to_owned(), json!({at.to_string(): failed}));
+        data.insert("requests".to_owned(), json!({at.to_string(): failed}));
     }
-    json!({"status": error.kind().status(), "message": error.message(), "data": fields})
+    json!({"status": error.kind().status(), "message": error.message(), "data": data})
+}
+
+/// Adds the error of an attribute within others: `fields.3.name` is in `fields`, in `3`.
+fn nest(data: &mut Map<String, Value>, names: &[&str], detail: Value) {
+    match names {
+        [] => {}
+        [name] => drop(data.insert((*name).to_owned(), detail)),
+        [name, rest @ ..] => {
+            let inner = data.entry(*name).or_insert_with(|| json!({}));
+            if let Value::Object(inner) = inner {
+                nest(inner, rest, detail);
+            }
+        }
+    }
 }
 
 pub fn json_response(status: u16, body: &Value) -> Response {

@@ -1,55 +1,45 @@
-//! Collections: list, create, get, update and delete.
+//! Collections: list, create, get, update, delete, import and truncate.
 
 use serde_json::Value;
 
 use super::answer::json_response;
 use super::call::Call;
-use super::parameters::{number, page, parameter};
-use crate::base::error::{Error, Result};
-use crate::model::collections::{Collection, Editor, SUPERUSERS, SUPERUSERS_ID, superusers};
+use super::collection_list::{matches, sort};
+use super::parameters::{number, page, parameter, shape};
+use crate::base::error::Result;
+use crate::model::collections::{
+    Collection, Editor, SUPERUSERS, SUPERUSERS_ID, scaffolds, superusers,
+};
 use crate::model::filter;
+use crate::model::records;
 use crate::model::rules::Identity;
 use crate::net::http::Response;
 
-/// The collections of the database, as one page of `perPage`, or all without it. A filter is
-/// ignored: there are few collections, and clients choose among them.
+/// The collections of the database, as one page of `perPage`, or all without it.
 pub fn list(call: &Call<'_>) -> Result<Response> {
     let pairs = call.query()?;
     let collections = call.collections()?;
     let mut all: Vec<&Collection> = collections.all().into_iter().map(AsRef::as_ref).collect();
+    let filter = parameter(&pairs, "filter").map(str::trim);
+    if let Some(text) = filter.filter(|text| !text.is_empty()) {
+        let filter = filter::parse(text)?;
+        let mut error = None;
+        all.retain(|it| matches(&filter, it).unwrap_or_else(|it| error.replace(it).is_some()));
+        error.map_or(Ok(()), Err)?;
+    }
     sort(&mut all, parameter(&pairs, "sort").unwrap_or_default())?;
     let mut page = page(&pairs)?;
     if number(&pairs, "perPage", 0)? == 0 {
         page.size = (all.len() as u64).max(1);
     }
+    let shape = shape(&pairs)?;
     let before = usize::try_from(page.skip()).unwrap_or(usize::MAX);
     let shown = all.iter().skip(before).take(page.size as usize);
-    let items: Vec<Value> = shown.map(|collection| collection.to_json()).collect();
+    let items: Vec<Value> = shown
+        .map(|collection| shape.of_json(collection.to_json()))
+        .collect();
     let body = page.envelope(all.len() as u64, &items);
     Ok(json_response(200, &body))
-}
-
-fn sort(collections: &mut [&Collection], terms: &str) -> Result<()> {
-    // The sort is stable, so the most significant term is applied last.
-    for term in filter::parse_sort(terms)?.iter().rev() {
-        let key: fn(&Collection) -> &str = match term.path.join(".").as_str() {
-            "id" => |it| &it.id,
-            "name" => |it| &it.name,
-            "type" => |it| it.kind.name(),
-            "created" => |it| &it.created,
-            "updated" => |it| &it.updated,
-            other => {
-                return Err(Error::invalid(format!(
-                    "Collections cannot be sorted by {other}."
-                )));
-            }
-        };
-        collections.sort_by(|one, other| match term.descending {
-            true => key(other).cmp(key(one)),
-            false => key(one).cmp(key(other)),
-        });
-    }
-    Ok(())
 }
 
 pub fn create(call: &Call<'_>) -> Result<Response> {
@@ -61,11 +51,40 @@ pub fn create(call: &Call<'_>) -> Result<Response> {
 
 pub fn get(call: &Call<'_>) -> Result<Response> {
     let name = call.param("collection");
+    let shape = shape(&call.query()?)?;
     if name == SUPERUSERS || name == SUPERUSERS_ID {
-        return Ok(json_response(200, &superusers()?.to_json()));
+        return Ok(json_response(200, &shape.of_json(superusers()?.to_json())));
     }
     let collections = call.collections()?;
-    Ok(json_response(200, &collections.get(name)?.to_json()))
+    let collection = collections.get(name)?;
+    Ok(json_response(200, &shape.of_json(collection.to_json())))
+}
+
+/// The definitions from which a client starts a new one.
+pub fn meta_scaffolds(_: &Call<'_>) -> Result<Response> {
+    Ok(json_response(200, &scaffolds()))
+}
+
+/// Settings that are kept and not carried out yet are named in the header.
+pub fn import(call: &Call<'_>) -> Result<Response> {
+    let catalog = &call.app.catalog;
+    let warnings = catalog.import(call.database, &call.body()?, editor(call))?;
+    let response = Response::empty(204);
+    Ok(match warnings.is_empty() {
+        true => response,
+        false => response.with_header("X-Warnings", warnings.join(" ")),
+    })
+}
+
+/// Deletes all records of a collection.
+pub fn truncate(call: &Call<'_>) -> Result<Response> {
+    let scope = call.scope()?;
+    let collection = call.collection(&scope)?;
+    let has_files = scope.collections.has_files();
+    call.database()?
+        .write_for_long(move |tx| records::truncate(tx, &scope, &collection))?;
+    call.notify_files(has_files);
+    Ok(Response::empty(204))
 }
 
 pub fn update(call: &Call<'_>) -> Result<Response> {

@@ -27,6 +27,7 @@ mod answer;
 mod batch;
 mod body;
 mod call;
+mod collection_list;
 mod collections;
 pub mod cors;
 pub mod cron;

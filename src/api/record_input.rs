@@ -92,7 +92,7 @@ fn value(field: Option<&Field>, mut texts: Vec<String>) -> Value {
             "false" | "0" => Value::Bool(false),
             _ => Value::from(one),
         },
-        FieldKind::Json { .. } => match parsed() {
+        FieldKind::Json { .. } | FieldKind::GeoPoint => match parsed() {
             Some(json) => json,
             None if one.is_empty() => Value::Null,
             None => Value::from(one),
@@ -106,6 +106,7 @@ fn value(field: Option<&Field>, mut texts: Vec<String>) -> Value {
         | FieldKind::Select { .. }
         | FieldKind::Relation(_)
         | FieldKind::File(_)
+        | FieldKind::Autodate { .. }
         | FieldKind::Password { .. } => Value::from(one),
     }
 }

@@ -10,7 +10,7 @@ use super::{
 };
 use crate::base::error::Result;
 use crate::model::rules::KeyScope;
-use crate::net::http::Method::{Delete, Get, Patch, Post};
+use crate::net::http::Method::{Delete, Get, Patch, Post, Put};
 use crate::net::http::{Method, Response};
 
 /// The callers of an endpoint.
@@ -133,7 +133,7 @@ const fn route(
 
 /// All endpoints.
 #[rustfmt::skip]
-pub const ROUTES: [Route; 127] = {
+pub const ROUTES: [Route; 130] = {
     use RouteAccess::{Account, Admin, Operate, Public, Replica, Rules, Scope, Watch, Work};
     use KeyScope::{Collections, Databases, Service};
     use OnReplica::{Own, Refuse, Serve};
@@ -184,6 +184,9 @@ pub const ROUTES: [Route; 127] = {
 
         route(Get,    "/api/collections",                              Scope(Collections), Database, Serve,  collections::list),
         at_most(DEFINITION_BYTES, route(Post,   "/api/collections",                              Scope(Collections), Database, Refuse, collections::create)),
+        route(Put,    "/api/collections/import",                          Scope(Collections), Database, Refuse, collections::import),
+        route(Get,    "/api/collections/meta/scaffolds",               Scope(Collections), Database, Serve,  collections::meta_scaffolds),
+        small(route(Delete, "/api/collections/{collection}/truncate",  Scope(Collections), Database, Refuse, collections::truncate)),
         route(Get,    "/api/collections/{collection}",                 Scope(Collections), Database, Serve,  collections::get),
         at_most(DEFINITION_BYTES, route(Patch,  "/api/collections/{collection}",                 Scope(Collections), Database, Refuse, collections::update)),
         small(route(Delete, "/api/collections/{collection}",           Scope(Collections), Database, Refuse, collections::delete)),

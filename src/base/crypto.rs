@@ -13,6 +13,18 @@ use sha2::{Digest as _, Sha256};
 #[derive(Clone)]
 pub struct SigningKey(Hmac<Sha256>);
 
+/// The CRC-32 of zlib. Not for security: PocketBase makes the ids of definitions of it.
+pub fn crc32(bytes: &[u8]) -> u32 {
+    const POLYNOMIAL: u32 = 0xedb8_8320;
+    let step = |crc: u32| match crc & 1 {
+        1 => (crc >> 1) ^ POLYNOMIAL,
+        _ => crc >> 1,
+    };
+    !bytes.iter().fold(!0, |crc, byte| {
+        (0..8).fold(crc ^ u32::from(*byte), |crc, _| step(crc))
+    })
+}
+
 impl SigningKey {
     /// Hashes the key once for all signatures.
     pub fn new(secret: &[u8]) -> SigningKey {
@@ -104,6 +116,12 @@ pub fn from_base64(text: &str) -> Option<Vec<u8>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_crc_is_that_of_zlib() {
+        assert_eq!(crc32(b"123456789"), 0xcbf4_3926);
+        assert_eq!(crc32(b"id"), 3_208_210_256);
+    }
 
     /// RFC 5869, test cases 1 to 3; a key is the first 32 bytes of their output.
     #[test]

@@ -112,7 +112,7 @@ const BATCHES: [u16; 17] = [
 ];
 
 #[rustfmt::skip]
-const ROWS: [Row; 127] = {
+const ROWS: [Row; 130] = {
     use Admits::{Accounts, Admins, AdminsAnd, All, Each, Identified, Operators, Replicas, Watchers, Workers};
     [
         row("GET /api/health", "/api/health", "", All(200)),
@@ -230,6 +230,9 @@ const ROWS: [Row; 127] = {
 
         row("GET /api/collections", "/api/collections", "", AdminsAnd("key to collections", 200)),
         row("POST /api/collections", "/api/collections", "{}", AdminsAnd("key to collections", 400)),
+        row("PUT /api/collections/import", "/api/collections/import", "{}", AdminsAnd("key to collections", 400)),
+        row("GET /api/collections/meta/scaffolds", "/api/collections/meta/scaffolds", "", AdminsAnd("key to collections", 200)),
+        row("DELETE /api/collections/{collection}/truncate", "/api/collections/none/truncate", "", AdminsAnd("key to collections", 404)),
         row("GET /api/collections/{collection}", "/api/collections/notes", "", AdminsAnd("key to collections", 200)),
         row("PATCH /api/collections/{collection}", "/api/collections/notes", r#"{"x":1}"#, AdminsAnd("key to collections", 400)),
         row("DELETE /api/collections/{collection}", "/api/collections/none", "", AdminsAnd("key to collections", 404)),

@@ -28,6 +28,8 @@ mod cron;
 mod dashboard;
 /// Dates as values, in filters and in rules.
 mod dates;
+/// Definitions in the form of PocketBase, and their import.
+mod definitions;
 /// Full disks, unusable directories, files that grow, work that takes long.
 mod faults;
 mod files;

@@ -14,7 +14,7 @@ use super::hasher::HashPriority;
 pub use super::token::Purpose;
 use super::token::{Claims, ExtraClaims};
 use crate::base::error::{Error, Kind, Result};
-use crate::model::collections::SUPERUSERS;
+use crate::model::collections::{SUPERUSERS, TokenKind};
 use crate::model::records::account::{AccountChange, Secrets};
 use crate::model::records::{Shape, account};
 use crate::model::rules::{Identity, User};
@@ -82,10 +82,15 @@ impl Auth {
         let _counted = self.mails.attempt(&account, from)?;
         let found = realm.by_email(email)?;
         let dummy = Secrets::dummy();
-        let (purpose, life_ms) = match wanted {
-            AccountMail::Verification => (Purpose::Verification, VERIFICATION_MS),
-            AccountMail::Reset => (Purpose::Reset, RESET_MS),
+        let (purpose, kind, life_ms) = match wanted {
+            AccountMail::Verification => (
+                Purpose::Verification,
+                TokenKind::Verification,
+                VERIFICATION_MS,
+            ),
+            AccountMail::Reset => (Purpose::Reset, TokenKind::PasswordReset, RESET_MS),
         };
+        let life_ms = realm.collection.token_ms(kind).unwrap_or(life_ms);
         // Signed even if there is no such account, so that the time does not reveal which addresses
         // exist.
         let secrets = found.as_ref().unwrap_or(&dummy);
@@ -117,7 +122,9 @@ impl Auth {
             email: Some(email.to_owned()),
             ..realm.extra()
         };
-        let link = self.link(realm, &secrets, Purpose::Email, extra, EMAIL_MS);
+        let life_ms = realm.collection.token_ms(TokenKind::EmailChange);
+        let life_ms = life_ms.unwrap_or(EMAIL_MS);
+        let link = self.link(realm, &secrets, Purpose::Email, extra, life_ms);
         Ok(is_free.then(|| new_address_mail(email.to_owned(), link)))
     }
 
@@ -145,7 +152,9 @@ impl Auth {
             wanted.is_none_or(|name| name == realm.collection.name || name == realm.collection.id);
         let secrets = realm.secrets(&claims.subject)?;
         let secrets = secrets
-            .filter(|secrets| is_wanted && self.mail_key(claims.purpose, secrets) == claims.key)
+            .filter(|secrets| {
+                is_wanted && self.mail_key(&realm, claims.purpose, secrets) == claims.key
+            })
             .ok_or_else(|| as_invalid(wrong_token()))?;
         let change = self.account_change(&realm, &claims, &secrets, confirmation, from)?;
         self.apply_change(&realm, secrets, change)
@@ -230,8 +239,8 @@ impl Auth {
 
     /// The key that the token of a mail must hold. It also changes once the address is verified, so
     /// a verification link works once.
-    fn mail_key(&self, purpose: Purpose, secrets: &Secrets) -> String {
-        let key = self.account_key(secrets);
+    fn mail_key(&self, realm: &Realm, purpose: Purpose, secrets: &Secrets) -> String {
+        let key = self.account_key(realm, secrets);
         match purpose {
             Purpose::Verification => format!("{key}{}", u8::from(secrets.is_verified)),
             _ => key,
@@ -246,7 +255,7 @@ impl Auth {
         extra: ExtraClaims,
         life_ms: i64,
     ) -> String {
-        let (id, key) = (secrets.id.clone(), self.mail_key(purpose, secrets));
+        let (id, key) = (secrets.id.clone(), self.mail_key(realm, purpose, secrets));
         let token = self.sign(purpose, id, key, extra, life_ms);
         match realm.collection.confirm_url() {
             Some(url) if url.contains("{TOKEN}") => url.replace("{TOKEN}", &token),

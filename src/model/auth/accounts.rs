@@ -9,11 +9,11 @@ use super::token::{Claims, ExtraClaims, Purpose};
 use crate::base::budget::{OutputCharge, Payer};
 use crate::base::crypto;
 use crate::base::error::{Error, Kind, Result};
-use crate::model::collections::{Collection, CollectionKind, Collections};
+use crate::model::collections::{Collection, CollectionKind, Collections, TokenKind};
 use crate::model::events::Events;
 use crate::model::records::account::Secrets;
 use crate::model::records::{RawBody, Scope, Shape, account};
-use crate::model::rules::{Identity, User};
+use crate::model::rules::{Identity, Rule, User};
 use crate::store::db::{Database, QueryCaller};
 
 /// The accounts of one auth collection.
@@ -74,6 +74,12 @@ impl Auth {
         log_in: &LogIn<'_>,
         shape: &Shape,
     ) -> Result<AccountSession> {
+        if !realm.collection.auth.has_passwords() {
+            return Err(Error::new(
+                Kind::Forbidden,
+                "The collection is not configured to allow password authentication.",
+            ));
+        }
         let fields = realm.collection.identity_fields();
         if let Some(field) = log_in.field.filter(|field| !fields.contains(field)) {
             return Err(Error::invalid(format!(
@@ -106,6 +112,7 @@ impl Auth {
                 "Confirm the e-mail address of this account first.",
             ));
         }
+        self.check_second_factor(realm, &secrets.id)?;
         // The password was right, so the caller counts as one with credentials.
         let payer = Payer {
             has_credentials: true,
@@ -127,9 +134,27 @@ impl Auth {
         shape: &Shape,
         asker: QueryCaller<'_>,
     ) -> Result<AccountSession> {
-        let token = self.renew_token(credentials)?;
+        check_auth_rule(realm, &user.id, Identity::User(Arc::clone(&user)))?;
+        let life_ms = realm.collection.token_ms(TokenKind::Auth);
+        let token = self.renew_token(credentials, life_ms)?;
         let record = self.record(realm, user, shape, asker)?;
         Ok(AccountSession { token, record })
+    }
+
+    /// Refuses accounts that need a second factor, because the server cannot ask for one: a log-in
+    /// by the password alone would be less than the definition demands.
+    fn check_second_factor(&self, realm: &Realm, id: &str) -> Result<()> {
+        let Some(rule) = realm.collection.auth.second_factor() else {
+            return Ok(());
+        };
+        let is_needed = realm.admits(id, Some(&Rule::parse(rule)?), Identity::Anonymous)?;
+        match is_needed {
+            false => Ok(()),
+            true => Err(Error::new(
+                Kind::Forbidden,
+                "This account needs a second factor (mfa), which this server does not support yet.",
+            )),
+        }
     }
 
     /// The JSON of an account as it sees itself.
@@ -223,7 +248,10 @@ impl Auth {
             refreshable: Some(false),
             ..realm.extra()
         };
-        let (key, life_ms) = (self.account_key(&secrets), self.impersonation_ms(seconds));
+        let (key, life_ms) = (
+            self.account_key(realm, &secrets),
+            self.impersonation_ms(seconds),
+        );
         let token = self.sign(Purpose::User, secrets.id, key, extra, life_ms);
         let record = self.record(realm, Arc::new(user), shape, asker)?;
         Ok(AccountSession { token, record })
@@ -235,7 +263,7 @@ impl Auth {
         wanted.map_or(self.token_ms(), |ms| ms.min(self.token_ms()))
     }
 
-    /// Signs this account in, without a check.
+    /// Signs this account in, if the `authRule` admits it.
     pub(super) fn session(
         &self,
         realm: &Realm,
@@ -243,10 +271,13 @@ impl Auth {
         shape: &Shape,
         asker: QueryCaller<'_>,
     ) -> Result<AccountSession> {
+        check_auth_rule(realm, &secrets.id, Identity::Anonymous)?;
         let user = realm.user(&secrets.id)?.ok_or_else(wrong_token)?;
         let extra = realm.extra();
-        let (id, key) = (secrets.id.clone(), self.account_key(secrets));
-        let token = self.sign(Purpose::User, id, key, extra, self.token_ms());
+        let (id, key) = (secrets.id.clone(), self.account_key(realm, secrets));
+        let life_ms = realm.collection.token_ms(TokenKind::Auth);
+        let life_ms = life_ms.unwrap_or_else(|| self.token_ms());
+        let token = self.sign(Purpose::User, id, key, extra, life_ms);
         let record = self.record(realm, Arc::new(user), shape, asker)?;
         Ok(AccountSession { token, record })
     }
@@ -255,7 +286,7 @@ impl Auth {
     pub(super) fn key_of_user(&self, database: &str, user: &User) -> Result<(String, ExtraClaims)> {
         let realm = self.realm_of(database, user)?;
         let secrets = realm.secrets(&user.id)?.ok_or_else(wrong_token)?;
-        Ok((self.account_key(&secrets), realm.extra()))
+        Ok((self.account_key(&realm, &secrets), realm.extra()))
     }
 
     /// The identity behind a token of an account of `database`.
@@ -265,7 +296,7 @@ impl Auth {
         let user = realm.database.look_up(|connection| {
             match account::secrets(connection, collection, &claims.subject)? {
                 Some(secrets)
-                    if self.account_key(&secrets) == claims.key
+                    if self.account_key(&realm, &secrets) == claims.key
                         && (secrets.is_verified || !collection.requires_verified()) =>
                 {
                     account::load_user(connection, &scope, collection, &claims.subject)
@@ -295,18 +326,46 @@ impl Auth {
         }
     }
 
-    /// A value that changes with the address and the password of an account, and reveals neither.
-    pub(super) fn account_key(&self, secrets: &Secrets) -> String {
+    /// A value that changes with the address and the password of an account, and with the token
+    /// secret of its collection, and reveals none of them.
+    pub(super) fn account_key(&self, realm: &Realm, secrets: &Secrets) -> String {
         let email = secrets.email.to_ascii_lowercase();
         let hash = secrets.password_hash.as_deref().unwrap_or_default();
         let random = &secrets.token_key;
-        let text = format!("account\0{email}\0{hash}\0{random}");
+        let mut text = format!("account\0{email}\0{hash}\0{random}");
+        let secret = realm.collection.auth.token_secret();
+        if !secret.is_empty() {
+            text += "\0";
+            text += secret;
+        }
         let signature = self.signing.sign(text.as_bytes());
         crypto::base64url(&signature[..16])
     }
 }
 
+/// Refuses an account that the `authRule` of its collection does not admit.
+fn check_auth_rule(realm: &Realm, id: &str, identity: Identity) -> Result<()> {
+    let rule = realm.collection.rules.auth.as_ref();
+    match realm.admits(id, rule, identity)? {
+        true => Ok(()),
+        false => Err(Error::new(
+            Kind::Forbidden,
+            "The request doesn't satisfy the collection requirements to authenticate.",
+        )),
+    }
+}
+
 impl Realm {
+    /// True if the rule admits this account; no rule admits none.
+    fn admits(&self, id: &str, rule: Option<&Rule>, identity: Identity) -> Result<bool> {
+        let Some(rule) = rule else {
+            return Ok(false);
+        };
+        let scope = self.scope(identity);
+        self.database
+            .look_up(|connection| account::meets(connection, &scope, &self.collection, id, rule))
+    }
+
     pub(super) fn scope(&self, identity: Identity) -> Scope {
         Scope {
             collections: Arc::clone(&self.collections),

@@ -87,7 +87,7 @@ impl Auth {
     /// A new token for an admin with a valid one.
     pub fn refresh_admin(&self, credentials: Credentials<'_>, id: &str) -> Result<AdminSession> {
         let admin = admins::by_id(self.databases.default(), id)?.ok_or_else(wrong_token)?;
-        let token = self.renew_token(credentials)?;
+        let token = self.renew_token(credentials, None)?;
         Ok(AdminSession { token, admin })
     }
 

@@ -63,6 +63,8 @@ fn left_ms_max(claims: &Claims) -> Option<i64> {
         Purpose::Replica => REPLICA_TOKEN_MS,
         Purpose::Service if claims.subject == OPERATOR => REPLICA_TOKEN_MS,
         Purpose::Service => i64::from(SERVICE_SECONDS_MAX) * 1000,
+        // The collection of an account sets the lifetime of its tokens.
+        Purpose::File if claims.extra.collection.is_some() => return None,
         Purpose::File => FILE_TOKEN_MS,
         _ => return None,
     };
@@ -105,15 +107,21 @@ impl Auth {
     }
 
     /// The token of the request with a new expiry and the same key: a token that has meanwhile
-    /// become invalid stays invalid. A token that cannot be renewed is returned as it is.
-    pub(super) fn renew_token(&self, credentials: Credentials<'_>) -> Result<String> {
+    /// become invalid stays invalid. A token that cannot be renewed is returned as it is. `life_ms`
+    /// is the lifetime that the collection sets.
+    pub(super) fn renew_token(
+        &self,
+        credentials: Credentials<'_>,
+        life_ms: Option<i64>,
+    ) -> Result<String> {
         let token = credentials.token();
         let claims = self.read(token, &[Purpose::Admin, Purpose::User])?;
         if claims.extra.refreshable == Some(false) {
             return Ok(token.to_owned());
         }
         let (subject, key, extra) = (claims.subject, claims.key, claims.extra);
-        Ok(self.sign(claims.purpose, subject, key, extra, self.token_ms()))
+        let life_ms = life_ms.unwrap_or_else(|| self.token_ms());
+        Ok(self.sign(claims.purpose, subject, key, extra, life_ms))
     }
 
     /// True if the password is right. Failures count against the account and the network of the

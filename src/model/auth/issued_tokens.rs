@@ -9,6 +9,7 @@ use super::signers::replica_signer;
 use super::token::{ExtraClaims, Purpose};
 use super::webhook::WebhookSecret;
 use crate::base::error::{Error, Result};
+use crate::model::collections::TokenKind;
 use crate::model::rules::{ApiKey, Identity, KeyScope};
 
 pub(super) fn is_service(key: &ApiKey) -> bool {
@@ -54,18 +55,24 @@ impl Auth {
 
     /// A token for links to protected files. It is short-lived, because links are passed on.
     pub fn file_token(&self, owner: &Identity, database: &str) -> Result<String> {
+        let mut life_ms = FILE_TOKEN_MS;
         let (subject, key, extra) = match owner {
             Identity::Admin(id) => {
                 let admin = admins::by_id(self.databases.default(), id)?.ok_or_else(wrong_token)?;
                 (id.clone(), admin.token_key, ExtraClaims::default())
             }
             Identity::User(user) => {
+                let realm = self.realm_of(database, user)?;
+                life_ms = realm
+                    .collection
+                    .token_ms(TokenKind::File)
+                    .unwrap_or(life_ms);
                 let (key, extra) = self.key_of_user(database, user)?;
                 (user.id.clone(), key, extra)
             }
             _ => return Err(Error::internal("a file token for no account")),
         };
-        Ok(self.sign(Purpose::File, subject, key, extra, FILE_TOKEN_MS))
+        Ok(self.sign(Purpose::File, subject, key, extra, life_ms))
     }
 
     /// Signs tokens for the replica with this id, which it sends to its master.

@@ -20,39 +20,39 @@ use rusqlite::{OptionalExtension as _, params};
 use serde_json::Value;
 
 use super::change::{
-    Editor, change, check_field_rules, check_indexes, check_new_name, reconcile_fields,
-    refuse_new_identity,
+    Editor, change, check_new_name, reconcile_fields, refuse_new_identity, resolve_relations,
 };
-use super::collection::NamedViewQuery;
-use super::definition::{CollectionDraft, RULES};
+use super::definition::CollectionDraft;
+use super::field_json::FieldList;
+use super::parse::Problems;
 use super::purge::Purged;
 use super::stored::{
-    deleted_names, forget_deleted, is_applied, load, save, save_applied, save_pending,
+    deleted_names, forget_deleted, is_applied, load, load_absent, mark_deleted, mark_present,
+    remove_absent, save, save_applied, save_pending,
 };
 use super::{
-    Collection, CollectionKind, Collections, EMAIL_VISIBILITY, auth, purge, schema, views,
+    Collection, CollectionKind, Collections, EMAIL_VISIBILITY, Field, auth, purge, schema, views,
 };
 use crate::base::error::{Error, Result};
 use crate::base::lru::LruMap;
 use crate::base::threads::lock;
-use crate::base::{clock, ids, log};
+use crate::base::{clock, crypto, ids, log};
 use crate::model::rules::Rule;
-use crate::model::triggers::Triggers;
 use crate::store::db;
 use crate::store::db::{Database, Databases, Role};
 
+pub(super) const FAILED_IMPORT: &str = "Failed to import collections.";
 /// Collections whose definitions are cached, per connection to a tenant that can be open.
 const COLLECTIONS_PER_CONNECTION: usize = 8;
 
 /// The stored definitions and their cache.
 pub struct Catalog {
-    databases: Arc<Databases>,
-    changing: Mutex<()>,
+    pub(super) databases: Arc<Databases>,
+    pub(super) changing: Mutex<()>,
     /// The count of changes of each database that was used.
     changes: Mutex<HashMap<String, Arc<AtomicU64>>>,
     cache: Mutex<Cache>,
-    /// Checks each rule of a definition before it is stored.
-    check_rule: RuleCheck,
+    pub(super) checks: Checks,
 }
 
 /// The definitions of the databases used last.
@@ -84,18 +84,24 @@ impl Cache {
     }
 }
 
-/// Refuses an invalid rule of a collection, given the collections of its database.
-pub type RuleCheck = fn(&Rule, &Collection, &Collections) -> Result<()>;
+/// Checks of a definition that need to know how records are read and written.
+#[derive(Clone, Copy)]
+pub struct Checks {
+    /// Refuses an invalid rule of a collection, given the collections of its database.
+    pub rule: fn(&Rule, &Collection, &Collections) -> Result<()>,
+    /// Refuses a default value that the field does not accept.
+    pub default: fn(&Field) -> Result<()>,
+}
 
 impl Catalog {
     /// Opens the catalog. The definitions of a database are read at its first use.
-    pub fn open(databases: Arc<Databases>, check_rule: RuleCheck) -> Catalog {
+    pub fn open(databases: Arc<Databases>, checks: Checks) -> Catalog {
         Catalog {
             databases,
             changing: Mutex::new(()),
             changes: Mutex::new(HashMap::new()),
             cache: Mutex::default(),
-            check_rule,
+            checks,
         }
     }
 
@@ -121,11 +127,15 @@ impl Catalog {
 
     /// Creates a collection and returns its definition.
     pub fn create(&self, database: &str, body: &Value, editor: Editor) -> Result<Arc<Collection>> {
-        let mut draft = CollectionDraft::parse(body)?;
-        draft.resolve_fields(&[])?;
+        let mut problems = Problems::default();
+        let mut draft = CollectionDraft::read(body, &mut problems)?;
+        draft.resolve_fields(&FieldList::default(), &mut problems);
         let _changing = lock(&self.changing);
         let current = self.reload(database)?;
-        let collection = self.build(database, draft, &current, editor)?;
+        let mut collection = self.build(database, draft, &current, editor, &mut problems)?;
+        resolve_relations(&mut collection, &current, &mut problems);
+        let failed = "Failed to create collection.";
+        let collection = self.check(collection, &current, problems, failed)?;
         let name = collection.name.clone();
         self.store(collection, None)?;
         Ok(Arc::clone(self.reload(database)?.get(&name)?))
@@ -139,18 +149,21 @@ impl Catalog {
         body: &Value,
         editor: Editor,
     ) -> Result<Arc<Collection>> {
-        let mut draft = CollectionDraft::parse(body)?;
+        let mut problems = Problems::default();
+        let mut draft = CollectionDraft::read(body, &mut problems)?;
         let _changing = lock(&self.changing);
         let current = self.reload(database)?;
         let previous = current.get(name)?;
-        draft.resolve_fields(&previous.fields)?;
+        draft.resolve_fields(&previous.field_list(), &mut problems);
         let mut collection = Collection::clone(previous);
-        refuse_new_identity(&draft, previous)?;
-        change(&mut collection, draft, &current, editor)?;
+        problems.take("name", refuse_new_identity(&draft, previous))?;
+        change(&mut collection, draft, editor, &mut problems)?;
+        resolve_relations(&mut collection, &current, &mut problems);
         if !collection.is_view() {
-            reconcile_fields(previous, &mut collection)?;
+            reconcile_fields(previous, &mut collection, &mut problems);
         }
-        let mut collection = self.check(collection, &current)?;
+        let failed = "Failed to update collection.";
+        let mut collection = self.check(collection, &current, problems, failed)?;
         collection.updated = clock::now();
         if collection.updated == previous.updated {
             // A table stores the time of the definition that it follows.
@@ -180,7 +193,7 @@ impl Catalog {
                 other.name, collection.name
             )));
         }
-        let rest = with_change(&current, &collection.id, None);
+        let rest = views::with_change(&current, &collection.id, None);
         self.check_others(&collection.id, &rest, &current)?;
         let (id, now) = (collection.id.clone(), clock::now());
         // In the queue of its own database, so that no later write uses the definition.
@@ -277,7 +290,7 @@ impl Catalog {
     }
 
     /// Reads and caches the definitions of a database. The caller holds `changing`.
-    fn reload(&self, database: &str) -> Result<Arc<Collections>> {
+    pub(super) fn reload(&self, database: &str) -> Result<Arc<Collections>> {
         drop(self.databases.get(database)?);
         let changes = self.changes(database);
         let read_at = changes.load(Ordering::SeqCst);
@@ -288,7 +301,9 @@ impl Catalog {
         let list = list
             .into_iter()
             .map(|(stored, pending)| self.current_definition(stored, pending));
-        let list = views::derive_all(list.collect::<Result<Vec<_>>>()?);
+        let mut list = list.collect::<Result<Vec<_>>>()?;
+        list.retain(|collection| !collection.is_deleted);
+        let list = views::derive_all(list);
         let collections = Arc::new(Collections::from_iter(list).counted(read_at, changes));
         let max = COLLECTIONS_PER_CONNECTION * self.databases.tenant_connections();
         lock(&self.cache).insert(database, Arc::clone(&collections), max);
@@ -324,11 +339,12 @@ impl Catalog {
     /// Completes changes that a crash interrupted, and adds columns that a restored older file
     /// lacks. Runs at the first use of a database; the caller holds `changing`.
     fn catch_up(&self, database: &str) -> Result<()> {
+        let own = self.databases.get(database)?;
+        self.settle_absent(database, &own)?;
         let list = self
             .databases
             .default()
             .look_up(|connection| load(connection, database))?;
-        let own = self.databases.get(database)?;
         for (collection, pending) in list {
             let was_interrupted = pending.is_some();
             let collection = Arc::new(self.current_definition(collection, pending)?);
@@ -336,7 +352,13 @@ impl Catalog {
                 let present = Arc::clone(&collection);
                 self.databases
                     .default()
-                    .write(move |tx| save(tx, &present))?;
+                    .write(move |tx| match present.is_deleted {
+                        true => mark_deleted(tx, &present.id),
+                        false => save(tx, &present),
+                    })?;
+            }
+            if collection.is_deleted {
+                continue;
             }
             let is_behind = own.look_up(|connection| {
                 let is_tenant = collection.database != db::DEFAULT;
@@ -361,10 +383,23 @@ impl Catalog {
         Ok(())
     }
 
+    /// Completes or discards the new collections of an import that a crash interrupted.
+    fn settle_absent(&self, database: &str, own: &Database) -> Result<()> {
+        let default = self.databases.default();
+        for next in default.look_up(|connection| load_absent(connection, database))? {
+            let is_applied = own.look_up(|connection| is_applied(connection, &next))?;
+            default.write(move |tx| match is_applied {
+                true => mark_present(tx, &next.id),
+                false => remove_absent(tx, &next.id),
+            })?;
+        }
+        Ok(())
+    }
+
     /// Adds the field to an auth collection of an older version.
     fn add_email_visibility(&self, collection: &Arc<Collection>) -> Result<()> {
         let mut previous = Arc::clone(collection);
-        for next in auth::with_email_visibility(collection)? {
+        for next in auth::with_email_visibility(collection) {
             self.store(next.clone(), Some(&previous))?;
             previous = Arc::new(next);
         }
@@ -377,54 +412,57 @@ impl Catalog {
 
     /// The last call of the job of a change, just before its commit: older definitions are stale
     /// from then on.
-    fn count_change(&self, database: &str) -> impl FnOnce() + Send + 'static {
+    pub(super) fn count_change(&self, database: &str) -> impl FnOnce() + Send + 'static {
         let changes = self.changes(database);
         move || {
             changes.fetch_add(1, Ordering::SeqCst);
         }
     }
 
-    fn build(
+    /// A new collection with the attributes of a draft, except the targets of its relations.
+    pub(super) fn build(
         &self,
         database: &str,
         draft: CollectionDraft,
         current: &Collections,
         editor: Editor,
+        problems: &mut Problems,
     ) -> Result<Collection> {
-        let Some(name) = draft.name.clone() else {
-            return Err(Error::field(
-                "name",
-                "validation_required",
-                "A collection needs a name.",
-            ));
-        };
-        check_new_name(&name, draft.id.as_deref(), current)?;
+        let name = draft.name.clone().unwrap_or_default();
+        let kind = draft.kind.unwrap_or(CollectionKind::Base);
+        match name.as_str() {
+            "" => problems.add("name", "validation_required", "A collection needs a name."),
+            name => problems.take("name", check_new_name(name, draft.id.as_deref(), current))?,
+        }
         let id = match &draft.id {
-            None => ids::record_id()?,
-            Some(id) if ids::is_valid_id(id) && self.is_free_id(id)? => id.clone(),
-            Some(_) => {
-                let message = "Must have 1 to 64 characters of A-Z, a-z, 0-9, _ and -, and must not be in use.";
-                return Err(Error::field("id", "validation_invalid_id", message));
+            None => self.new_id(&name, kind)?,
+            Some(id) => {
+                if !ids::is_valid_id(id) || !self.is_free_id(id)? {
+                    let message = "Must have 1 to 64 characters of A-Z, a-z, 0-9, _ and -, and must not be in use.";
+                    problems.add("id", "validation_invalid_id", message);
+                }
+                id.clone()
             }
         };
-        let now = clock::now();
-        let mut collection = Collection {
-            id,
-            database: database.to_owned(),
-            name,
-            kind: draft.kind.unwrap_or(CollectionKind::Base),
-            fields: Vec::new(),
-            indexes: Vec::new(),
-            rules: super::Rules::default(),
-            options: serde_json::Map::new(),
-            triggers: Triggers::default(),
-            view: None,
-            named_views: Vec::new(),
-            created: now.clone(),
-            updated: now,
-        };
-        change(&mut collection, draft, current, editor)?;
-        self.check(collection, current)
+        let mut collection = Collection::new(id, database, &name);
+        collection.kind = kind;
+        if kind == CollectionKind::Auth {
+            collection.rules.auth = Some(Rule::everyone());
+        }
+        collection.created = clock::now();
+        collection.updated.clone_from(&collection.created);
+        change(&mut collection, draft, editor, problems)?;
+        Ok(collection)
+    }
+
+    /// The id that PocketBase gives to a collection, or another one if it is in use.
+    fn new_id(&self, name: &str, kind: CollectionKind) -> Result<String> {
+        let text = [kind.name(), name].concat();
+        let id = format!("pbc_{}", crypto::crc32(text.as_bytes()));
+        match self.is_free_id(&id)? {
+            true => Ok(id),
+            false => ids::record_id(),
+        }
     }
 
     fn is_free_id(&self, id: &str) -> Result<bool> {
@@ -436,69 +474,6 @@ impl Catalog {
                 .optional()?;
             Ok(found.is_none())
         })
-    }
-
-    /// Checks a complete definition, and the collections that depend on it. Returns it with its
-    /// views derived.
-    fn check(&self, collection: Collection, current: &Collections) -> Result<Collection> {
-        let id = collection.id.clone();
-        let changed = with_change(current, &id, Some(collection));
-        let collection = changed.by_id(&id).ok_or_else(Error::stale)?;
-        views::check_own(collection)?;
-        check_indexes(collection)?;
-        check_field_rules(collection)?;
-        auth::check_options(collection)?;
-        self.check_rules(collection, &changed)?;
-        self.check_others(&id, &changed, current)?;
-        Ok(Collection::clone(collection))
-    }
-
-    /// Refuses a change after which a view or a rule of another collection is invalid.
-    fn check_others(&self, id: &str, changed: &Collections, current: &Collections) -> Result<()> {
-        if let Some((view, error)) = views::first_broken(changed, current) {
-            return Err(Error::conflict(format!(
-                "The view {view} depends on what you are changing. {error}"
-            )));
-        }
-        for other in changed.all().iter().filter(|other| other.id != id) {
-            if let Err((rule, _)) = self.check_each_rule(other, changed) {
-                return Err(Error::conflict(format!(
-                    "The {rule} of {} refers to what you are removing.",
-                    other.name
-                )));
-            }
-        }
-        Ok(())
-    }
-
-    fn check_rules(&self, collection: &Collection, current: &Collections) -> Result<()> {
-        self.check_each_rule(collection, current)
-            .map_err(|(rule, error)| {
-                Error::field(rule, "validation_invalid_rule", error.message().to_owned())
-            })
-    }
-
-    /// The error has the attribute of the rule.
-    fn check_each_rule(
-        &self,
-        collection: &Collection,
-        current: &Collections,
-    ) -> std::result::Result<(), (&'static str, Error)> {
-        let mut rules = collection.rules.clone();
-        for (name, slot) in RULES {
-            let Some(rule) = slot(&mut rules) else {
-                continue;
-            };
-            (self.check_rule)(rule, collection, current).map_err(|error| (name, error))?;
-        }
-        for named in &collection.named_views {
-            if let NamedViewQuery::Sql(view) = &named.query
-                && let Some(rule) = &view.rules.list
-            {
-                (self.check_rule)(rule, view, current).map_err(|error| ("options", error))?;
-            }
-        }
-        Ok(())
     }
 
     /// Alters the table, then stores the definition.
@@ -562,11 +537,4 @@ impl Catalog {
             (applied, saved) => applied.and(saved),
         }
     }
-}
-
-/// The definitions after one has been replaced or, without `next`, deleted.
-fn with_change(current: &Collections, id: &str, next: Option<Collection>) -> Collections {
-    let others = current.all().into_iter().filter(|other| other.id != id);
-    let others = others.map(|other| Collection::clone(other));
-    Collections::from_iter(views::derive_all(others.chain(next).collect()))
 }

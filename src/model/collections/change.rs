@@ -5,11 +5,13 @@ use serde_json::{Map, Value};
 use super::collection::View;
 use super::definition::{CollectionDraft, FIELD_RULES, check_name};
 use super::named_view::parse_named_views;
-use super::parse::key_of_field;
+use super::parse::{Problems, key_of_field};
 use super::{Collection, CollectionKind, Collections, FieldKind, auth, views};
 use crate::base::error::{Error, Kind, Result};
 use crate::model::rules::Rule;
 use crate::model::triggers::{Target, Trigger, Triggers, redaction};
+
+pub const INVALID_RULE: &str = "validation_invalid_rule";
 
 /// The caller that changes a definition.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,47 +21,46 @@ pub enum Editor {
     Key,
 }
 
-/// Applies a draft to a definition.
+/// Applies a draft to a definition, except the targets of relations. Errors in it are problems.
 pub fn change(
     collection: &mut Collection,
     mut draft: CollectionDraft,
-    current: &Collections,
     editor: Editor,
+    problems: &mut Problems,
 ) -> Result<()> {
     draft.apply_rules(&mut collection.rules, |name, text| {
-        Rule::parse(text).map_err(|error| {
-            Error::field(name, "validation_invalid_rule", error.message().to_owned())
-        })
+        Ok(Rule::parse(text.as_str()).unwrap_or_else(|error| {
+            problems.add(name, INVALID_RULE, error.message());
+            Rule::unreadable(text)
+        }))
     })?;
-    if let Some(fields) = draft.fields {
-        collection.fields = fields;
+    if let Some(list) = draft.fields {
+        collection.set_fields(list);
     }
-    match collection.kind {
-        CollectionKind::Auth => auth::complete_fields(&mut collection.fields)?,
+    if collection.is_view() {
         // They follow from the statement.
-        CollectionKind::View => collection.fields.clear(),
-        CollectionKind::Base => {
-            if let Some(field) = collection.fields.iter().find(|field| field.is_secret()) {
-                return Err(Error::field(
-                    key_of_field(&field.name),
-                    "validation_invalid_definition",
-                    "Only auth collections can have a password field.",
-                ));
-            }
-        }
+        collection.fields.clear();
     }
     if let Some(indexes) = draft.indexes {
         collection.indexes = indexes;
     }
-    if let Some(options) = draft.options {
-        change_options(collection, options, editor)?;
+    if collection.kind == CollectionKind::Auth {
+        auth::complete_fields(collection, problems);
     }
+    let sent_options = draft.options.is_some();
+    if let Some(options) = draft.options {
+        let changed = change_options(collection, options, editor);
+        problems.take("options", changed)?;
+    }
+    auth::change_settings(collection, &draft.auth, sent_options, problems);
     if let Some(query) = draft.view_query {
         collection.view = Some(View::of_query(query));
     }
-    collection.named_views = parse_named_views(collection)?;
-    views::check_definition(collection)?;
-    resolve_relations(collection, current)
+    match parse_named_views(collection) {
+        Ok(views) => collection.named_views = views,
+        Err(error) => problems.take("options", Err(error))?,
+    }
+    problems.take("viewQuery", views::check_definition(collection))
 }
 
 /// Options are replaced as a whole. Redacted values that a client sends back keep the stored ones.
@@ -97,8 +98,12 @@ fn change_options(
     Ok(())
 }
 
-/// Replaces names of target collections by ids, and refuses unknown targets.
-fn resolve_relations(collection: &mut Collection, current: &Collections) -> Result<()> {
+/// Replaces names of target collections by ids. An unknown target is a problem.
+pub fn resolve_relations(
+    collection: &mut Collection,
+    current: &Collections,
+    problems: &mut Problems,
+) {
     let (own_id, own_name) = (collection.id.clone(), collection.name.clone());
     for field in &mut collection.fields {
         let FieldKind::Relation(options) = &mut field.kind else {
@@ -108,26 +113,23 @@ fn resolve_relations(collection: &mut Collection, current: &Collections) -> Resu
         if *target == own_name {
             target.clone_from(&own_id);
         }
-        if *target == own_id {
+        if *target == own_id || target.is_empty() {
             continue;
         }
-        let Some(found) = current.by_id(target).or_else(|| current.find(target)) else {
-            return Err(Error::field(
-                key_of_field(&field.name),
-                "validation_invalid_definition",
-                format!("The target collection {target} does not exist."),
-            ));
-        };
-        if found.is_view() {
-            return Err(Error::field(
-                key_of_field(&field.name),
+        match current.by_id(target).or_else(|| current.find(target)) {
+            Some(found) if found.is_view() => problems.add(
+                &format!("{}.collectionId", key_of_field(&field.name)),
                 "validation_invalid_definition",
                 format!("{target} is a view; a relation needs a collection with stored records."),
-            ));
+            ),
+            Some(found) => target.clone_from(&found.id),
+            None => problems.add(
+                &format!("{}.collectionId", key_of_field(&field.name)),
+                "validation_field_relation_missing_collection",
+                format!("The target collection {target} does not exist."),
+            ),
         }
-        target.clone_from(&found.id);
     }
-    Ok(())
 }
 
 /// Refuses a name or id that another collection of the database has.
@@ -137,7 +139,11 @@ pub fn check_new_name(name: &str, id: Option<&str>, current: &Collections) -> Re
     let is_name = id.is_some_and(|id| current.find(id).is_some());
     if is_id || is_name {
         let message = "A name must not be the id of another collection, and an id not its name.";
-        return Err(Error::field("name", "validation_not_unique", message));
+        return Err(Error::field(
+            "name",
+            "validation_collection_name_exists",
+            message,
+        ));
     }
     if current
         .all()
@@ -146,33 +152,27 @@ pub fn check_new_name(name: &str, id: Option<&str>, current: &Collections) -> Re
     {
         return Err(Error::field(
             "name",
-            "validation_not_unique",
+            "validation_collection_name_exists",
             "A collection with this name already exists.",
         ));
     }
     Ok(())
 }
 
-/// Refuses indexes on unknown fields.
-pub fn check_indexes(collection: &Collection) -> Result<()> {
-    for index in &collection.indexes {
-        for (column, _) in &index.columns {
-            let is_system = ["id", "created", "updated"].contains(&column.as_str());
-            if !is_system && collection.field(column).is_none() {
-                let message = format!("The index {} names an unknown field: {column}.", index.name);
-                return Err(Error::field(
-                    "indexes",
-                    "validation_invalid_definition",
-                    message,
-                ));
-            }
+/// Adds a problem for each index on an unknown field.
+pub fn check_indexes(collection: &Collection, problems: &mut Problems) {
+    for (position, index) in collection.indexes.iter().enumerate() {
+        let unknown = index.names().find(|name| collection.column(name).is_none());
+        if let Some(name) = unknown {
+            let message = format!("The index {} names an unknown field: {name}.", index.name);
+            let key = format!("indexes.{position}");
+            problems.add(&key, "validation_invalid_index_expression", message);
         }
     }
-    Ok(())
 }
 
-/// Refuses field rules with unknown fields.
-pub fn check_field_rules(collection: &Collection) -> Result<()> {
+/// Adds a problem for each field rule with an unknown field.
+pub fn check_field_rules(collection: &Collection, problems: &mut Problems) {
     let mut rules = collection.rules.clone();
     for (name, slot) in FIELD_RULES {
         let mut named = slot(&mut rules)
@@ -184,10 +184,9 @@ pub fn check_field_rules(collection: &Collection) -> Result<()> {
         };
         if let Some(unknown) = named.find(|field| !is_known(field)) {
             let message = format!("{} has no field {unknown}.", collection.name);
-            return Err(Error::field(name, "validation_invalid_rule", message));
+            problems.add(name, INVALID_RULE, message);
         }
     }
-    Ok(())
 }
 
 /// Refuses a new name, id or type.
@@ -205,21 +204,25 @@ pub fn refuse_new_identity(draft: &CollectionDraft, previous: &Collection) -> Re
         return refuse("id", "The id of a collection cannot change.");
     }
     if draft.kind.is_some_and(|kind| kind != previous.kind) {
-        return refuse("type", "The type of a collection cannot change.");
+        return Err(Error::field(
+            "type",
+            "validation_collection_type_change",
+            "The type of a collection cannot change.",
+        ));
     }
     Ok(())
 }
 
-/// Refuses changes of type that stored values cannot follow, and keeps the ids of fields.
-pub fn reconcile_fields(previous: &Collection, next: &mut Collection) -> Result<()> {
+/// Adds a problem for each change of type that stored values cannot follow, and keeps the ids of
+/// fields.
+pub fn reconcile_fields(previous: &Collection, next: &mut Collection, problems: &mut Problems) {
+    const UNCHANGEABLE: &str = "validation_unchangeable";
     for field in &mut next.fields {
         let by_id = previous.fields.iter().find(|before| before.id == field.id);
         if let Some(before) = by_id.filter(|before| before.name != field.name) {
-            return Err(Error::field(
-                key_of_field(&field.name),
-                "validation_unchangeable",
-                format!("The field {} cannot be renamed.", before.name),
-            ));
+            let message = format!("The field {} cannot be renamed.", before.name);
+            problems.add(&key_of_field(&field.name), UNCHANGEABLE, message);
+            continue;
         }
         let Some(before) = previous.field(&field.name) else {
             continue;
@@ -232,15 +235,12 @@ pub fn reconcile_fields(previous: &Collection, next: &mut Collection) -> Result<
         };
         let are_plain = before.kind.is_plain_text() && field.kind.is_plain_text();
         if !(is_same && is_same_target || are_plain) {
-            return Err(Error::field(
-                key_of_field(&field.name),
-                "validation_unchangeable",
-                format!(
-                    "The type of this field cannot change from {}.",
-                    before.kind.name()
-                ),
-            ));
+            let message = format!(
+                "The type of this field cannot change from {}.",
+                before.kind.name()
+            );
+            let key = format!("{}.type", key_of_field(&field.name));
+            problems.add(&key, "validation_field_type_change", message);
         }
     }
-    Ok(())
 }

@@ -5,12 +5,23 @@ use std::sync::Arc;
 
 use serde_json::{Map, Value};
 
+use super::auth_settings::AuthSettings;
 use super::field::Field;
-use super::index::Index;
+use super::field_json::{CREATED, FieldList, ID, UPDATED, automatic, record_id};
+use super::index::{Index, IndexColumn};
 use crate::model::rules;
 use crate::model::rules::{FieldRules, Grant, Identity, Operation, Rule};
 use crate::model::triggers::Triggers;
 use crate::store::db::quote;
+
+/// The name of the collection of admins.
+pub const SUPERUSERS: &str = "_superusers";
+
+/// The column of auth collections that is part of every token of an account. A field cannot have
+/// this name.
+pub const TOKEN_KEY: &str = "_token_key";
+/// The name of that column in definitions.
+pub const TOKEN_KEY_FIELD: &str = "tokenKey";
 
 #[derive(Clone, Debug)]
 pub struct Collection {
@@ -20,12 +31,15 @@ pub struct Collection {
     /// Also the name of its table.
     pub name: String,
     pub kind: CollectionKind,
-    /// In the order of the definition.
+    /// In the order of the definition, without those of `system`.
     pub fields: Vec<Field>,
+    pub system: SystemFields,
     pub indexes: Vec<Index>,
     pub rules: Rules,
     /// Options that other modules read.
     pub options: Map<String, Value>,
+    /// Read in auth collections only.
+    pub auth: AuthSettings,
     /// Parsed from `options.triggers`.
     pub triggers: Triggers,
     /// The statement of a view collection.
@@ -34,6 +48,20 @@ pub struct Collection {
     pub named_views: Vec<NamedView>,
     pub created: String,
     pub updated: String,
+    /// In a pending definition: the collection is being deleted.
+    pub is_deleted: bool,
+}
+
+/// The fields with columns that every table has.
+#[derive(Clone, Debug)]
+pub struct SystemFields {
+    pub id: Field,
+    /// None if records do not show the time of their creation.
+    pub created: Option<Field>,
+    /// None if records do not show the time of their last change, which is still their version.
+    pub updated: Option<Field>,
+    /// Of an auth collection.
+    pub token_key: Option<Field>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -117,6 +145,8 @@ pub struct Rules {
     pub create: Option<Rule>,
     pub update: Option<Rule>,
     pub delete: Option<Rule>,
+    /// Admits accounts of an auth collection to a log-in.
+    pub auth: Option<Rule>,
     /// Admits callers that start workflows on the collection.
     pub execute: Option<Rule>,
     /// The workflows that these callers can start.
@@ -130,6 +160,48 @@ pub struct Rules {
 }
 
 impl Collection {
+    /// A collection without fields of its own, which admits admins only.
+    pub fn new(id: String, database: &str, name: &str) -> Collection {
+        Collection {
+            id,
+            database: database.to_owned(),
+            name: name.to_owned(),
+            kind: CollectionKind::Base,
+            fields: Vec::new(),
+            system: SystemFields {
+                id: record_id(),
+                created: Some(automatic(CREATED)),
+                updated: Some(automatic(UPDATED)),
+                token_key: None,
+            },
+            indexes: Vec::new(),
+            rules: Rules::default(),
+            options: Map::new(),
+            auth: AuthSettings::default(),
+            triggers: Triggers::default(),
+            view: None,
+            named_views: Vec::new(),
+            created: String::new(),
+            updated: String::new(),
+            is_deleted: false,
+        }
+    }
+
+    /// Replaces the fields. A list that is not complete leaves those of the system as they are.
+    pub fn set_fields(&mut self, list: FieldList) {
+        let is_complete = list.is_complete();
+        if let Some(id) = list.id {
+            self.system.id = id;
+        }
+        if is_complete || list.created.is_some() {
+            self.system.created = list.created;
+        }
+        if is_complete || list.updated.is_some() {
+            self.system.updated = list.updated;
+        }
+        self.fields = list.fields;
+    }
+
     /// The access of a caller to its records.
     pub fn grant(&self, operation: Operation, identity: &Identity) -> Grant {
         let rules = &self.rules;
@@ -181,6 +253,63 @@ impl Collection {
 
     pub fn field(&self, name: &str) -> Option<&Field> {
         self.fields.iter().find(|field| field.name == name)
+    }
+
+    /// The field `id`, `created` or `updated`, if records show it.
+    pub fn system_field(&self, name: &str) -> Option<&Field> {
+        match name {
+            _ if !self.has_column(name) => None,
+            ID => Some(&self.system.id),
+            CREATED => self.system.created.as_ref(),
+            UPDATED => self.system.updated.as_ref(),
+            _ => None,
+        }
+    }
+
+    /// The column of a field, also of one that records do not show.
+    pub fn column(&self, name: &str) -> Option<&str> {
+        let is_key = |field: &Field| field.name == name;
+        if self.system.token_key.as_ref().is_some_and(is_key) {
+            return Some(TOKEN_KEY);
+        }
+        self.system_field(name)
+            .or_else(|| self.field(name))
+            .map(|field| field.name.as_str())
+    }
+
+    /// All fields, for their form in JSON.
+    pub fn field_list(&self) -> FieldList {
+        let fields = self.system.token_key.iter().chain(&self.fields);
+        FieldList {
+            fields: fields.cloned().collect(),
+            id: self.system_field(ID).cloned(),
+            created: self.system_field(CREATED).cloned(),
+            updated: self.system_field(UPDATED).cloned(),
+        }
+    }
+
+    /// True if no two records have the same value in this field, except records without one.
+    pub fn is_unique(&self, field: &Field) -> bool {
+        let is_it = |index: &Index| {
+            let column = index.unique_column();
+            column.and_then(|it| it.plain()) == Some(field.name.as_str())
+        };
+        field.unique || self.indexes.iter().any(is_it)
+    }
+
+    /// The fields of an index of its table with this name, `index:TABLE:NAME` or with more.
+    pub fn columns_of_index(&self, index: &str) -> Option<Vec<&str>> {
+        let name = index.split(':').nth(2)?;
+        let index = self.indexes.iter().find(|it| it.name == name)?;
+        let columns = index.columns.iter().filter_map(IndexColumn::plain);
+        Some(columns.collect()).filter(|names: &Vec<&str>| !names.is_empty())
+    }
+
+    /// True if a unique index ignores the case of this field.
+    pub fn ignores_case(&self, name: &str) -> bool {
+        let columns = self.indexes.iter().filter_map(Index::unique_column);
+        let mut columns = columns.filter(|column| column.plain() == Some(name));
+        columns.any(|column| column.collation.as_deref() == Some("NOCASE"))
     }
 }
 

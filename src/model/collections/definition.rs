@@ -3,14 +3,16 @@
 //! Accepts `fields` or `schema`, field options at the top level or under `options`, `options` as an
 //! object or as a JSON string, and the values of a `select` as an array or as `{values}`. Writes
 //! `fields` and, equal to it, `schema`, with options at the top level. Unknown attributes are
-//! refused by name, except a few without effect that tools of PocketBase always send.
+//! refused by name. All errors of a request are collected in [`Problems`].
 
 use serde_json::{Map, Value, json};
 
-use super::field_json::{field_to_json, parse_fields};
-use super::index::{index_to_json, parse_indexes};
-use super::parse::{invalid, is_word, object_or_string, optional_string};
-use super::{Collection, CollectionKind, Field, Index, Rules};
+use super::auth_settings::AuthSettings;
+use super::collection::SUPERUSERS;
+use super::field_json::{FieldList, parse_fields};
+use super::index::{index_to_sql, parse_indexes};
+use super::parse::{Problems, invalid, is_word, object_or_string, optional_string};
+use super::{Collection, CollectionKind, Index, Rules};
 use crate::base::error::{Error, Result};
 use crate::base::ids;
 use crate::base::ids::WORKFLOW_BYTES_MAX;
@@ -27,12 +29,13 @@ const GROUPS_MAX: usize = 100;
 /// Table names that SQLite reserves.
 const TABLES_OF_SQLITE: [&str; 4] = ["json_each", "json_tree", "dbstat", "bytecode"];
 
-/// The rule that only auth collections have.
+/// The rules that only auth collections have.
 pub const MANAGE_RULE: &str = "manageRule";
+pub const AUTH_RULE: &str = "authRule";
 
 /// The rule attributes, with a function to their place in [`Rules`].
 type RuleSlot = fn(&mut Rules) -> &mut Option<Rule>;
-pub const RULES: [(&str, RuleSlot); 7] = [
+pub const RULES: [(&str, RuleSlot); 8] = [
     ("listRule", |rules| &mut rules.list),
     ("viewRule", |rules| &mut rules.view),
     ("createRule", |rules| &mut rules.create),
@@ -40,6 +43,7 @@ pub const RULES: [(&str, RuleSlot); 7] = [
     ("deleteRule", |rules| &mut rules.delete),
     ("executeRule", |rules| &mut rules.execute),
     (MANAGE_RULE, |rules| &mut rules.manage),
+    (AUTH_RULE, |rules| &mut rules.auth),
 ];
 
 /// The attributes of field rules, likewise.
@@ -55,9 +59,9 @@ pub struct CollectionDraft {
     pub id: Option<String>,
     pub name: Option<String>,
     pub kind: Option<CollectionKind>,
-    pub fields: Option<Vec<Field>>,
+    pub fields: Option<FieldList>,
     /// The fields under their other name; see [`CollectionDraft::resolve_fields`].
-    pub schema: Option<Vec<Field>>,
+    pub schema: Option<FieldList>,
     pub indexes: Option<Vec<Index>>,
     /// The rules that the request mentions.
     pub rules: Vec<(&'static str, Option<String>)>,
@@ -67,14 +71,26 @@ pub struct CollectionDraft {
     pub options: Option<Map<String, Value>>,
     /// The statement of a view.
     pub view_query: Option<String>,
+    /// The settings of an auth collection that the request mentions.
+    pub auth: Map<String, Value>,
+    /// A stored definition of the present form.
+    pub is_current: bool,
+    /// A pending definition that deletes the collection.
+    pub is_deleted: bool,
 }
+
+/// The form of stored definitions. Before it, a number could be unset, records always showed
+/// `created` and `updated`, and an account needed an address.
+const FORMAT: u64 = 2;
+const FORMAT_KEY: &str = "format";
+const DELETED_KEY: &str = "deleted";
 
 impl CollectionDraft {
     /// Moves the rules into `rules`. `parse` gets the attribute and the text of each.
     pub fn apply_rules(
         &mut self,
         rules: &mut Rules,
-        parse: impl Fn(&str, String) -> Result<Rule>,
+        mut parse: impl FnMut(&str, String) -> Result<Rule>,
     ) -> Result<()> {
         for (name, rule) in self.rules.drain(..) {
             if let Some((_, slot)) = RULES.iter().find(|(known, _)| *known == name) {
@@ -92,7 +108,8 @@ impl CollectionDraft {
         Ok(())
     }
 
-    pub fn parse(body: &Value) -> Result<CollectionDraft> {
+    /// Reads a definition; `problems` gets every error in it.
+    pub fn read(body: &Value, problems: &mut Problems) -> Result<CollectionDraft> {
         let Some(body) = body.as_object() else {
             return Err(Error::invalid("A collection must be a JSON object."));
         };
@@ -101,49 +118,63 @@ impl CollectionDraft {
         let is_view = body.get("type").is_some_and(|kind| kind == "view");
         let is_read = |key: &str| !(is_view && matches!(key, "fields" | "schema"));
         for (key, value) in body.iter().filter(|(key, _)| is_read(key)) {
-            draft.read_key(key, value)?;
+            let read = draft.read_key(key, value, problems);
+            problems.take(key, read)?;
         }
+        Ok(draft)
+    }
+
+    /// Reads a definition without errors.
+    pub fn parse(body: &Value) -> Result<CollectionDraft> {
+        let mut problems = Problems::default();
+        let draft = CollectionDraft::read(body, &mut problems)?;
+        problems.check("The definition is not valid.")?;
         Ok(draft)
     }
 
     /// Responses hold the fields twice, so clients send them twice after changing one copy. The
     /// copy that differs from the stored fields counts.
-    pub fn resolve_fields(&mut self, stored: &[Field]) -> Result<()> {
+    pub fn resolve_fields(&mut self, stored: &FieldList, problems: &mut Problems) {
         let Some(schema) = self.schema.take() else {
-            return Ok(());
+            return;
         };
-        let form = |list: &[Field]| -> Vec<Value> { list.iter().map(field_to_json).collect() };
+        let stored = stored.to_json();
         let is_schema = match &self.fields {
             None => true,
-            Some(fields) if form(fields) == form(stored) => true,
-            Some(fields) if form(&schema) == form(stored) || form(&schema) == form(fields) => false,
+            Some(fields) if fields.to_json() == stored => true,
+            Some(fields) if schema.to_json() == stored || schema.to_json() == fields.to_json() => {
+                false
+            }
             Some(_) => {
-                return Err(invalid(
-                    "schema",
-                    "fields and schema differ; send one of them.",
-                ));
+                let message = "fields and schema differ; send one of them.";
+                problems.add("schema", "validation_invalid_definition", message);
+                false
             }
         };
         if is_schema {
             self.fields = Some(schema);
         }
-        Ok(())
     }
 
-    fn read_key(&mut self, key: &str, value: &Value) -> Result<()> {
+    fn read_key(&mut self, key: &str, value: &Value, problems: &mut Problems) -> Result<()> {
         match key {
             "id" => self.id = optional_string("id", value)?.filter(|id| !id.is_empty()),
             "name" => self.name = optional_string("name", value)?,
             // Null means unchanged, as for other attributes.
             "type" | "fields" | "schema" | "indexes" if value.is_null() => {}
             "type" => self.kind = Some(parse_kind(value)?),
-            "fields" => self.fields = Some(parse_fields(key, value)?),
-            "schema" => self.schema = Some(parse_fields(key, value)?),
-            "indexes" => self.indexes = Some(parse_indexes(value)?),
+            "fields" => self.fields = Some(parse_fields(key, value, problems)?),
+            "schema" => self.schema = Some(parse_fields(key, value, problems)?),
+            "indexes" => self.indexes = Some(parse_indexes(value, problems)),
             "options" => self.options = Some(object_or_string("options", value)?),
             VIEW_QUERY => self.view_query = optional_string(VIEW_QUERY, value)?,
             WORKFLOWS => self.workflows = Some(parse_workflows(value)?),
-            "created" | "updated" | "system" | "database" => {}
+            "created" | "updated" | "system" | "database" | "warnings" => {}
+            FORMAT_KEY => self.is_current = value == FORMAT,
+            DELETED_KEY => self.is_deleted = value == true,
+            _ if AuthSettings::has(key) => {
+                self.auth.insert(key.to_owned(), value.clone());
+            }
             _ => {
                 let rule = RULES.iter().find(|(name, _)| *name == key);
                 let field_rule = FIELD_RULES.iter().find(|(name, _)| *name == key);
@@ -164,32 +195,53 @@ impl CollectionDraft {
 impl Collection {
     /// The form for clients, which [`CollectionDraft::parse`] reads back. Secrets are redacted.
     pub fn to_json(&self) -> Value {
-        let mut json = self.stored_json();
+        let mut json = self.form();
+        json["schema"] = json["fields"].clone();
+        json["system"] = json!(self.name == SUPERUSERS);
         if let Value::Object(options) = &mut json["options"] {
             redaction::redact_triggers(options);
+        }
+        if let (CollectionKind::Auth, Value::Object(json)) = (self.kind, &mut json) {
+            json.extend(self.auth.shown());
+            let warnings = self.auth.warnings();
+            if !warnings.is_empty() {
+                json.insert("warnings".to_owned(), json!(warnings));
+            }
         }
         json
     }
 
     /// The form that is stored, with secrets.
     pub fn stored_json(&self) -> Value {
-        let fields: Vec<Value> = self.fields.iter().map(field_to_json).collect();
-        let indexes: Vec<Value> = self.indexes.iter().map(index_to_json).collect();
+        let mut json = self.form();
+        json[FORMAT_KEY] = json!(FORMAT);
+        if self.is_deleted {
+            json[DELETED_KEY] = json!(true);
+        }
+        if let (CollectionKind::Auth, Value::Object(json)) = (self.kind, &mut json) {
+            json.extend(self.auth.stored().clone());
+        }
+        json
+    }
+
+    fn form(&self) -> Value {
+        let indexes = self.indexes.iter();
+        let indexes: Vec<String> = indexes.map(|it| index_to_sql(it, &self.name)).collect();
         let mut rules = self.rules.clone();
         let mut json = json!({
             "id": self.id,
             "name": self.name,
             "type": self.kind.name(),
             "database": self.database,
-            "schema": fields.clone(),
-            "fields": fields,
+            "fields": self.field_list().to_json(),
             "indexes": indexes,
             "options": self.options,
             "created": self.created,
             "updated": self.updated,
         });
         for (name, slot) in RULES {
-            if name != MANAGE_RULE || self.kind == CollectionKind::Auth {
+            let is_for_accounts = [MANAGE_RULE, AUTH_RULE].contains(&name);
+            if !is_for_accounts || self.kind == CollectionKind::Auth {
                 json[name] = json!(slot(&mut rules).as_ref().map(Rule::text));
             }
         }
@@ -233,7 +285,11 @@ fn parse_kind(value: &Value) -> Result<CollectionKind> {
         Some("base") => Ok(CollectionKind::Base),
         Some("auth") => Ok(CollectionKind::Auth),
         Some("view") => Ok(CollectionKind::View),
-        _ => Err(invalid("type", "Must be base, auth or view.")),
+        _ => Err(Error::field(
+            "type",
+            "validation_in_invalid",
+            "Must be base, auth or view.",
+        )),
     }
 }
 
@@ -244,12 +300,13 @@ pub fn check_name(name: &str) -> Result<()> {
     let is_sqlites = TABLES_OF_SQLITE.contains(&lower.as_str())
         || lower.starts_with("sqlite")
         || lower.starts_with("pragma_");
-    if name == "_users" || (is_word(name) && !is_sqlites) {
+    if name == "_users" || (is_word(name) && !is_sqlites && !name.starts_with('_')) {
         return Ok(());
     }
-    Err(invalid(
+    Err(Error::field(
         "name",
-        "Must have 1 to 64 characters of A-Z, a-z, 0-9 and _, begin with a letter, and not be reserved by SQLite.",
+        "validation_match_invalid",
+        "Must have 1 to 100 characters of A-Z, a-z, 0-9 and _, not begin with _, and not be reserved by SQLite.",
     ))
 }
 

@@ -1,6 +1,9 @@
 //! A field of a collection: its type, with the options of that type.
 
 use regex_lite::Regex;
+use serde_json::Value;
+
+use super::pattern::Generator;
 
 #[derive(Clone, Debug)]
 pub struct Field {
@@ -13,6 +16,21 @@ pub struct Field {
     pub unique: bool,
     /// Visible to admins and API keys only.
     pub hidden: bool,
+    /// An unset value is answered as `null`, and a number can be unset.
+    pub nullable: bool,
+    /// The value of a new record that does not mention the field.
+    pub default: Option<Value>,
+    pub labels: FieldLabels,
+}
+
+/// Attributes for tools. They have no effect on records.
+#[derive(Clone, Debug, Default)]
+pub struct FieldLabels {
+    /// A dashboard shows it where it names the record.
+    pub presentable: bool,
+    /// It belongs to the type of its collection.
+    pub system: bool,
+    pub help: String,
 }
 
 #[derive(Clone, Debug)]
@@ -23,6 +41,8 @@ pub enum FieldKind {
     /// Rich text.
     Editor {
         bytes_max: usize,
+        /// For the editor of a dashboard: keep URLs as they are or make them relative.
+        converts_urls: bool,
     },
     Number {
         min: Option<f64>,
@@ -44,10 +64,18 @@ pub enum FieldKind {
     Relation(RelationOptions),
     /// Names of the stored files of the record.
     File(FileOptions),
-    /// The field `password` of auth collections. It is written, hashed, and never shown.
+    /// It is written, hashed, and never shown.
     Password {
         chars_min: usize,
+        limits: PasswordLimits,
     },
+    /// The time of the creation of the record, of its last change, or both.
+    Autodate {
+        on_create: bool,
+        on_update: bool,
+    },
+    /// A place, `{"lon": 0, "lat": 0}`.
+    GeoPoint,
 }
 
 /// Options of `text`; lengths in characters.
@@ -56,6 +84,17 @@ pub struct TextOptions {
     pub chars_min: usize,
     pub chars_max: Option<usize>,
     pub pattern: Option<Regex>,
+    /// Makes the value of a new record that does not mention the field.
+    pub autogenerate: Option<Generator>,
+}
+
+/// Options of `password` besides its least length.
+#[derive(Clone, Debug, Default)]
+pub struct PasswordLimits {
+    pub chars_max: Option<usize>,
+    pub pattern: Option<Regex>,
+    /// The cost of bcrypt, for tools; passwords are hashed by argon2id.
+    pub cost: usize,
 }
 
 /// Options of `email` and `url`: allowed or excluded domains.
@@ -77,6 +116,8 @@ pub struct TimeOptions {
 pub struct RelationOptions {
     /// Id of the target, in the same database.
     pub collection_id: String,
+    /// The least number of values, unless there are none.
+    pub select_min: usize,
     pub select_max: usize,
     /// If the target is deleted, this record is deleted too. Otherwise the reference is cleared,
     /// or, if the field is required, the deletion fails.
@@ -93,6 +134,8 @@ pub struct FileOptions {
     pub media_types: Vec<String>,
     /// A download needs the token of a caller that can view the record.
     pub protected: bool,
+    /// Sizes of smaller pictures, for tools.
+    pub thumbs: Vec<String>,
 }
 
 impl Field {
@@ -111,6 +154,8 @@ impl Field {
             | FieldKind::Date(_)
             | FieldKind::Datetime(_)
             | FieldKind::Json { .. }
+            | FieldKind::Autodate { .. }
+            | FieldKind::GeoPoint
             | FieldKind::Password { .. } => false,
         }
     }
@@ -129,6 +174,11 @@ impl Field {
             FieldKind::File(options) => Some(options),
             _ => None,
         }
+    }
+
+    /// True if its values are JSON text, into which a path can lead.
+    pub fn is_json(&self) -> bool {
+        matches!(self.kind, FieldKind::Json { .. } | FieldKind::GeoPoint)
     }
 
     /// True if it holds the hash of a password, which is never shown.
@@ -154,6 +204,8 @@ impl FieldKind {
             FieldKind::Relation(_) => "relation",
             FieldKind::File(_) => "file",
             FieldKind::Password { .. } => "password",
+            FieldKind::Autodate { .. } => "autodate",
+            FieldKind::GeoPoint => "geoPoint",
         }
     }
 
@@ -172,6 +224,8 @@ impl FieldKind {
             | FieldKind::Json { .. }
             | FieldKind::Relation(_)
             | FieldKind::File(_)
+            | FieldKind::Autodate { .. }
+            | FieldKind::GeoPoint
             | FieldKind::Password { .. } => "TEXT",
         }
     }
@@ -191,6 +245,8 @@ impl FieldKind {
             | FieldKind::Json { .. }
             | FieldKind::Relation(_)
             | FieldKind::File(_)
+            | FieldKind::Autodate { .. }
+            | FieldKind::GeoPoint
             | FieldKind::Password { .. } => false,
         }
     }

@@ -10,34 +10,48 @@
 //! or table stays on disk until a purge. A collection or field cannot be renamed. A type can change
 //! only among the four plain text types, and between one value and several.
 
-pub use auth::{EMAIL_VISIBILITY, TOKEN_KEY};
-pub use catalog::Catalog;
+pub use auth::EMAIL_VISIBILITY;
+pub use auth_settings::TokenKind;
+pub use catalog::{Catalog, Checks};
 pub use change::Editor;
-pub use collection::{Collection, CollectionKind, NamedViewQuery, Rules, SavedQuery};
+pub use collection::{
+    Collection, CollectionKind, NamedViewQuery, Rules, SUPERUSERS, SavedQuery, TOKEN_KEY,
+};
 pub use definition::check_name;
 pub use field::{
-    DomainOptions, Field, FieldKind, FileOptions, RelationOptions, TextOptions, TimeOptions,
+    DomainOptions, Field, FieldKind, FieldLabels, FileOptions, PasswordLimits, RelationOptions,
+    TextOptions, TimeOptions,
 };
 pub use index::Index;
+pub use scaffold::scaffolds;
 pub use set::Collections;
 pub use stored::{databases, definitions, has_open_accounts, is_applied, stable_definitions};
-pub use superusers::{SUPERUSERS, SUPERUSERS_ID, superusers};
+pub use superusers::{SUPERUSERS_ID, superusers};
 
 mod auth;
+mod auth_settings;
 mod catalog;
 mod change;
+mod check;
 mod collection;
 mod definition;
 mod field;
 mod field_json;
+mod field_kind;
+mod field_options;
+mod import;
 mod index;
+mod index_sql;
 mod named_view;
 mod parse;
+mod pattern;
 mod purge;
+mod scaffold;
 mod schema;
 mod set;
 mod stored;
 mod superusers;
+mod table_indexes;
 mod view;
 mod view_sql;
 mod views;
@@ -48,7 +62,7 @@ mod views;
 pub fn test_field(definition: serde_json::Value) -> Field {
     let draft =
         definition::CollectionDraft::parse(&serde_json::json!({"fields": [definition]})).unwrap();
-    draft.fields.unwrap().remove(0)
+    draft.fields.unwrap().fields.remove(0)
 }
 
 /// A collection from its JSON form, for tests of other modules.
@@ -56,19 +70,7 @@ pub fn test_field(definition: serde_json::Value) -> Field {
 #[expect(clippy::needless_pass_by_value, reason = "json! makes values")]
 pub fn test_collection(id: &str, name: &str, fields: serde_json::Value) -> Collection {
     let draft = definition::CollectionDraft::parse(&serde_json::json!({"fields": fields})).unwrap();
-    Collection {
-        id: id.to_owned(),
-        database: crate::store::db::DEFAULT.to_owned(),
-        name: name.to_owned(),
-        kind: CollectionKind::Base,
-        fields: draft.fields.unwrap(),
-        indexes: Vec::new(),
-        rules: Rules::default(),
-        options: serde_json::Map::new(),
-        triggers: crate::model::triggers::Triggers::default(),
-        view: None,
-        named_views: Vec::new(),
-        created: String::new(),
-        updated: String::new(),
-    }
+    let mut collection = Collection::new(id.to_owned(), crate::store::db::DEFAULT, name);
+    collection.set_fields(draft.fields.unwrap());
+    collection
 }

@@ -5,14 +5,16 @@
 //! and columns that no definition names stay on disk. If their name is used again, the old table or
 //! column is renamed (`_deleted_...`) and never reused: a new field starts empty.
 //!
-//! Columns: text types and lists are TEXT, `number` is NUMERIC, `bool` is INTEGER 0 or 1. An unset
-//! value is NULL, so an empty string is never stored, and `unique` allows several unset values.
+//! Columns: text types and lists are TEXT, `number` is NUMERIC, `bool` is INTEGER 0 or 1, a place is
+//! JSON text. An unset value is NULL, so an empty string is never stored, and `unique` allows
+//! several unset values; a number or place that is not nullable is 0 instead.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::HashSet;
 use std::fmt::Write as _;
 
 use rusqlite::Connection;
 
+use super::table_indexes::{apply_indexes, indexes};
 use super::{Collection, CollectionKind, Field, FieldKind, TOKEN_KEY};
 use crate::base::error::{Error, Result, ResultExt as _};
 use crate::base::{clock, ids};
@@ -55,7 +57,7 @@ fn create_table(tx: &Connection, collection: &Collection) -> Result<()> {
         quote(&collection.name)
     );
     for field in &collection.fields {
-        let _ = write!(sql, ", {} {}", quote(&field.name), column_type(&field.kind));
+        let _ = write!(sql, ", {} {}", quote(&field.name), column_type(field));
     }
     if collection.kind == CollectionKind::Auth {
         let _ = write!(sql, ", {TOKEN_KEY} TEXT");
@@ -69,11 +71,15 @@ fn lacks_token_key(collection: &Collection, columns: &HashSet<String>) -> bool {
     collection.kind == CollectionKind::Auth && !columns.contains(TOKEN_KEY)
 }
 
-fn column_type(kind: &FieldKind) -> &'static str {
-    match kind {
-        FieldKind::Bool => "INTEGER NOT NULL DEFAULT 0",
-        kind => kind.affinity(),
-    }
+/// The type of a column. Records that exist get the default of a new column.
+fn column_type(field: &Field) -> String {
+    let unset = match field.kind {
+        FieldKind::Bool => " NOT NULL DEFAULT 0",
+        FieldKind::Number { .. } if !field.nullable => " DEFAULT 0",
+        FieldKind::GeoPoint if !field.nullable => " DEFAULT '{\"lon\":0,\"lat\":0}'",
+        _ => "",
+    };
+    [field.kind.affinity(), unset].concat()
 }
 
 fn apply_field(
@@ -86,12 +92,15 @@ fn apply_field(
     let table = quote(&collection.name);
     let is_there = columns.contains(&field.name.to_ascii_lowercase());
     match previous.and_then(|previous| previous.field(&field.name)) {
-        Some(before) if is_there => return change_number_of_values(tx, &table, before, field),
+        Some(before) if is_there => {
+            change_number_of_values(tx, &table, before, field)?;
+            return fill_unset(tx, &table, before, field);
+        }
         None if is_there => move_column_aside(tx, &collection.name, &field.name)?,
         // A known field without a column: the file is a restored backup, older than the definition.
         _ => {}
     }
-    let (column, kind) = (quote(&field.name), column_type(&field.kind));
+    let (column, kind) = (quote(&field.name), column_type(field));
     tx.execute_batch(&format!("ALTER TABLE {table} ADD COLUMN {column} {kind}")).map_err(|error| {
         if error.to_string().contains("too many columns") {
             return Error::conflict(
@@ -100,6 +109,18 @@ fn apply_field(
         }
         Error::from(error).context(format!("add field {}", field.name))
     })
+}
+
+/// Gives the numbers of a field that is no longer nullable the value that unset ones have then.
+fn fill_unset(tx: &Connection, table: &str, before: &Field, now: &Field) -> Result<()> {
+    if before.nullable && !now.nullable && matches!(now.kind, FieldKind::Number { .. }) {
+        let column = quote(&now.name);
+        tx.execute(
+            &format!("UPDATE {table} SET {column} = 0 WHERE {column} IS NULL"),
+            [],
+        )?;
+    }
+    Ok(())
 }
 
 /// True if the table lacks a column of the definition, because the file is older.
@@ -148,91 +169,6 @@ fn change_number_of_values(
         _ => {}
     }
     Ok(())
-}
-
-/// The indexes of a definition as SQL, by name. Names include the collection, because all indexes
-/// of a database share one namespace.
-fn wanted_indexes(collection: &Collection) -> BTreeMap<String, String> {
-    let table = &collection.name;
-    let create = |name: &str, unique: bool, columns: &str| {
-        let unique = if unique { "UNIQUE " } else { "" };
-        format!(
-            "CREATE {unique}INDEX {} ON {} ({columns})",
-            quote(name),
-            quote(table)
-        )
-    };
-    let mut wanted = BTreeMap::new();
-    for field in &collection.fields {
-        let column = quote(&field.name);
-        if field.unique {
-            let name = format!("unique:{table}:{}", field.name);
-            // A log-in ignores the case of an e-mail address.
-            let is_identity = collection.kind == CollectionKind::Auth && field.name == "email";
-            let collation = if is_identity { " COLLATE NOCASE" } else { "" };
-            wanted.insert(
-                name.clone(),
-                create(&name, true, &format!("{column}{collation}")),
-            );
-        }
-        // A deletion looks for the records that refer to it.
-        if field.relation().is_some() && !field.is_multiple() && !field.unique {
-            let name = format!("relation:{table}:{}", field.name);
-            wanted.insert(name.clone(), create(&name, false, &column));
-        }
-    }
-    for index in &collection.indexes {
-        let name = format!("index:{table}:{}", index.name);
-        let columns: Vec<String> = index
-            .columns
-            .iter()
-            .map(|(column, descending)| {
-                let order = if *descending { " DESC" } else { "" };
-                format!("{}{order}", quote(column))
-            })
-            .collect();
-        wanted.insert(
-            name.clone(),
-            create(&name, index.unique, &columns.join(", ")),
-        );
-    }
-    wanted
-}
-
-fn apply_indexes(tx: &Connection, collection: &Collection) -> Result<()> {
-    let wanted = wanted_indexes(collection);
-    let present = indexes(tx, &collection.name)?;
-    for (name, sql) in &present {
-        if wanted.get(name) != Some(sql) {
-            tx.execute_batch(&format!("DROP INDEX {}", quote(name)))?;
-        }
-    }
-    for (name, sql) in &wanted {
-        if present.get(name) == Some(sql) {
-            continue;
-        }
-        tx.execute_batch(sql)
-            .map_err(|error| match error.sqlite_error_code() {
-                Some(rusqlite::ErrorCode::ConstraintViolation) => Error::conflict(format!(
-                    "{} cannot be unique: some records have the same value.",
-                    name.rsplit(':').next().unwrap_or(name)
-                )),
-                _ => Error::from(error).context(format!("create index {name}")),
-            })?;
-    }
-    Ok(())
-}
-
-/// The indexes of a table that [`apply`] created: names and statements.
-fn indexes(tx: &Connection, table: &str) -> Result<BTreeMap<String, String>> {
-    let mut statement = tx.prepare_cached(
-        "SELECT name, sql
-         FROM sqlite_schema
-         WHERE type = 'index' AND tbl_name = ?1 COLLATE NOCASE AND sql IS NOT NULL
-             AND (name LIKE 'unique:%' OR name LIKE 'relation:%' OR name LIKE 'index:%')",
-    )?;
-    let rows = statement.query_map([table], |row| Ok((row.get(0)?, row.get(1)?)))?;
-    Ok(rows.collect::<rusqlite::Result<_>>()?)
 }
 
 /// The names of all tables.

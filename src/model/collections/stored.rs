@@ -4,11 +4,11 @@ use rusqlite::{Connection, params};
 use serde_json::Value;
 
 use super::collection::View;
-use super::definition::{CollectionDraft, MANAGE_RULE};
+use super::definition::CollectionDraft;
 use super::named_view::parse_named_views;
-use super::{Collection, CollectionKind, Rules};
+use super::{Collection, CollectionKind, FieldKind, auth};
 use crate::base::error::{Error, Result, ResultExt as _};
-use crate::base::log;
+use crate::base::{clock, log};
 use crate::model::rules::Rule;
 use crate::model::triggers::Triggers;
 
@@ -41,16 +41,58 @@ pub fn save_pending(tx: &Connection, id: &str, next: Option<&Collection>) -> Res
     Ok(())
 }
 
+/// Stores the definition of a collection that does not exist before its table does.
+pub fn save_absent(tx: &Connection, next: &Collection) -> Result<()> {
+    let definition = stored_form(next);
+    tx.prepare_cached(
+        "INSERT INTO _collections
+             (id, database, name, type, definition, created, updated, deleted, pending)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?7, ?5)",
+    )?
+    .execute(params![
+        next.id,
+        next.database,
+        next.name,
+        next.kind.name(),
+        definition,
+        next.created,
+        next.updated,
+    ])?;
+    Ok(())
+}
+
+/// Makes a collection of [`save_absent`] exist.
+pub fn mark_present(tx: &Connection, id: &str) -> Result<()> {
+    let sql = "UPDATE _collections SET deleted = NULL, pending = NULL WHERE id = ?1";
+    tx.prepare_cached(sql)?.execute([id])?;
+    Ok(())
+}
+
+/// Removes the definition of [`save_absent`].
+pub fn remove_absent(tx: &Connection, id: &str) -> Result<()> {
+    let sql = "DELETE FROM _collections WHERE id = ?1 AND deleted IS NOT NULL";
+    tx.prepare_cached(sql)?.execute([id])?;
+    Ok(())
+}
+
+pub fn mark_deleted(tx: &Connection, id: &str) -> Result<()> {
+    let sql = "UPDATE _collections SET deleted = ?2, pending = NULL WHERE id = ?1";
+    tx.prepare_cached(sql)?.execute(params![id, clock::now()])?;
+    Ok(())
+}
+
+/// The definitions of [`save_absent`] in a database.
+pub fn load_absent(connection: &Connection, database: &str) -> Result<Vec<Collection>> {
+    let list = load_where(
+        connection,
+        database,
+        "deleted IS NOT NULL AND pending IS NOT NULL",
+    )?;
+    Ok(list.into_iter().map(|(collection, _)| collection).collect())
+}
+
 fn stored_form(collection: &Collection) -> String {
-    let mut definition = collection.stored_json();
-    if let Some(object) = definition.as_object_mut() {
-        object.remove("schema");
-        // Versions before 0.6.5 refuse a definition with an attribute that they do not know.
-        if object.get(MANAGE_RULE).is_some_and(Value::is_null) {
-            object.remove(MANAGE_RULE);
-        }
-    }
-    definition.to_string()
+    collection.stored_json().to_string()
 }
 
 /// Records in the file of a tenant that its table follows a definition.
@@ -121,30 +163,30 @@ pub fn load(
     connection: &Connection,
     database: &str,
 ) -> Result<Vec<(Collection, Option<Collection>)>> {
-    let mut statement = connection.prepare_cached(
+    load_where(connection, database, "deleted IS NULL")
+}
+
+/// The definitions of a database that meet a condition, which is a literal.
+fn load_where(
+    connection: &Connection,
+    database: &str,
+    condition: &'static str,
+) -> Result<Vec<(Collection, Option<Collection>)>> {
+    let sql = [
         "SELECT id, name, definition, created, updated, pending
          FROM _collections
-         WHERE database = ?1 AND deleted IS NULL",
-    )?;
+         WHERE database = ?1 AND ",
+        condition,
+    ]
+    .concat();
+    let mut statement = connection.prepare_cached(&sql)?;
     let mut rows = statement.query([database])?;
     let mut list = Vec::new();
     while let Some(row) = rows.next()? {
         let name: String = row.get(1)?;
-        let mut collection = Collection {
-            id: row.get(0)?,
-            database: database.to_owned(),
-            name: name.clone(),
-            kind: CollectionKind::Base,
-            fields: Vec::new(),
-            indexes: Vec::new(),
-            rules: Rules::default(),
-            options: serde_json::Map::new(),
-            triggers: Triggers::default(),
-            view: None,
-            named_views: Vec::new(),
-            created: row.get(3)?,
-            updated: row.get(4)?,
-        };
+        let mut collection = Collection::new(row.get(0)?, database, &name);
+        collection.created = row.get(3)?;
+        collection.updated = row.get(4)?;
         let text: String = row.get(2)?;
         restore(&mut collection, &text)
             .map_err(|error| Error::internal(format!("definition of {name}: {error}")))?;
@@ -177,11 +219,17 @@ fn restore(collection: &mut Collection, text: &str) -> Result<()> {
         }))
     })?;
     collection.kind = draft.kind.unwrap_or(CollectionKind::Base);
-    collection.fields = match collection.kind {
-        // They are derived from the statement.
-        CollectionKind::View => Vec::new(),
-        _ => draft.fields.unwrap_or_default(),
-    };
+    collection.is_deleted = draft.is_deleted;
+    let mut list = draft.fields.unwrap_or_default();
+    if !draft.is_current {
+        let numbers = list.fields.iter_mut();
+        let numbers = numbers.filter(|field| matches!(field.kind, FieldKind::Number { .. }));
+        numbers.for_each(|field| field.nullable = true);
+    }
+    // Those of a view are derived from its statement.
+    if !collection.is_view() {
+        collection.set_fields(list);
+    }
     collection.indexes = draft.indexes.unwrap_or_default();
     collection.options = draft.options.unwrap_or_default();
     collection.view = draft.view_query.map(View::of_query);
@@ -192,6 +240,7 @@ fn restore(collection: &mut Collection, text: &str) -> Result<()> {
         ));
         Vec::new()
     });
+    auth::restore_settings(collection, &draft.auth, draft.is_current);
     // Older versions did not check them.
     collection.triggers = Triggers::parse(&collection.options).unwrap_or_else(|error| {
         log::warn(format_args!(

@@ -3,16 +3,15 @@
 //! It is stored in no table and cannot be changed. Its rows are those of the view `_superusers` of
 //! `default.db`, without passwords. It has no rules, so only admins read it.
 
-use serde_json::{Map, json};
+use serde_json::json;
 
+use super::collection::SUPERUSERS;
 use super::definition::CollectionDraft;
-use super::{Collection, CollectionKind, Rules};
+use super::{Collection, CollectionKind};
 use crate::base::error::Result;
-use crate::model::triggers::Triggers;
+use crate::model::rules::Rule;
 use crate::store::db;
 
-/// The name of the collection of admins.
-pub const SUPERUSERS: &str = "_superusers";
 /// Its id, the same as in every PocketBase. Clients compare it.
 pub const SUPERUSERS_ID: &str = "pbc_3142635823";
 
@@ -25,19 +24,11 @@ pub fn superusers() -> Result<Collection> {
         {"id": "bool256245529", "name": "verified", "type": "bool"},
     ]);
     let draft = CollectionDraft::parse(&json!({"fields": fields}))?;
-    Ok(Collection {
-        id: SUPERUSERS_ID.to_owned(),
-        database: db::DEFAULT.to_owned(),
-        name: SUPERUSERS.to_owned(),
-        kind: CollectionKind::Auth,
-        fields: draft.fields.unwrap_or_default(),
-        indexes: Vec::new(),
-        rules: Rules::default(),
-        options: Map::new(),
-        triggers: Triggers::default(),
-        view: None,
-        named_views: Vec::new(),
-        created: "2026-01-01T00:00:00.000Z".to_owned(),
-        updated: "2026-01-01T00:00:00.000Z".to_owned(),
-    })
+    let mut collection = Collection::new(SUPERUSERS_ID.to_owned(), db::DEFAULT, SUPERUSERS);
+    collection.kind = CollectionKind::Auth;
+    collection.rules.auth = Some(Rule::everyone());
+    collection.set_fields(draft.fields.unwrap_or_default());
+    "2026-01-01T00:00:00.000Z".clone_into(&mut collection.created);
+    collection.updated.clone_from(&collection.created);
+    Ok(collection)
 }

@@ -21,8 +21,9 @@ use serde_json::{Value, json};
 
 use super::collection::View;
 use super::field_json::parse_fields;
+use super::parse::Problems;
 use super::view_sql::{ColumnExpression, ViewSql};
-use super::{Collection, Field, FieldKind};
+use super::{Collection, Field};
 use crate::base::error::{Error, Result};
 use crate::base::threads::lock;
 use crate::store::db::quote;
@@ -294,8 +295,11 @@ fn field(column: &ResultColumn, hidden: bool, collections: &[&Collection]) -> Re
     definition["hidden"] = Value::from(hidden);
     let named =
         |error: Error| Error::invalid(format!("The column {}: {}", column.name, error.message()));
-    let fields = parse_fields("viewQuery", &json!([definition])).map_err(named)?;
-    let mut field = fields
+    let mut problems = Problems::default();
+    let list = parse_fields("viewQuery", &json!([definition]), &mut problems)?;
+    problems.check("It cannot have this name.").map_err(named)?;
+    let mut field = list
+        .fields
         .into_iter()
         .next()
         .ok_or_else(|| Error::invalid(format!("A column cannot be named {}.", column.name)))?;
@@ -303,13 +307,14 @@ fn field(column: &ResultColumn, hidden: bool, collections: &[&Collection]) -> Re
         && !(column.is_compound && has_json_form(copied))
     {
         field.kind = copied.kind.clone();
+        field.nullable = copied.nullable;
     }
     Ok(field)
 }
 
 /// True if the stored text must be valid JSON.
 fn has_json_form(field: &Field) -> bool {
-    field.is_multiple() || matches!(field.kind, FieldKind::Json { .. })
+    field.is_multiple() || field.is_json()
 }
 
 /// The collection and field whose values a column copies, through other views.

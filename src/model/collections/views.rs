@@ -56,6 +56,13 @@ pub fn derive_all(mut list: Vec<Collection>) -> Vec<Collection> {
     ready
 }
 
+/// The definitions with another one, or none, in the place of the one with this id.
+pub fn with_change(current: &Collections, id: &str, next: Option<Collection>) -> Collections {
+    let others = current.all().into_iter().filter(|other| other.id != id);
+    let others = others.map(|other| Collection::clone(other));
+    Collections::from_iter(derive_all(others.chain(next).collect()))
+}
+
 fn mentions_any(view: &Collection, names: &[String]) -> bool {
     let query = view.view.as_ref().map_or("", |view| &view.query);
     // A statement that cannot be read fails when it is derived.

@@ -10,7 +10,7 @@ use serde_json::{Map, Value};
 use super::draft::Proof;
 use super::plan::RecordKey;
 use super::publish::publish;
-use super::row::{find_permitted, record_not_found, rowid_of};
+use super::row::{find_permitted, holds, record_not_found, rowid_of};
 use super::shape::Shape;
 use super::version::next_updated;
 use super::write::constraint_error;
@@ -18,7 +18,7 @@ use super::{Scope, value};
 use crate::base::error::{Error, Result};
 use crate::base::{clock, ids};
 use crate::model::collections::{Collection, TOKEN_KEY};
-use crate::model::rules::{Grant, Operation, User};
+use crate::model::rules::{Grant, Operation, Rule, User};
 use crate::model::triggers::RecordAction;
 use crate::store::db::quote;
 
@@ -54,6 +54,9 @@ pub fn find_by(
     identity: &str,
 ) -> Result<Option<Secrets>> {
     let condition = match field {
+        field if collection.ignores_case(field) => {
+            format!("{} = ?1 COLLATE NOCASE", quote(field))
+        }
         "email" => "email = ?1 COLLATE NOCASE".to_owned(),
         field => format!("{} = ?1", quote(field)),
     };
@@ -110,6 +113,23 @@ pub fn load_user(
         collection_name: collection.name.clone(),
         record,
     }))
+}
+
+/// True if the record exists and meets the rule.
+pub fn meets(
+    connection: &Connection,
+    scope: &Scope,
+    collection: &Collection,
+    id: &str,
+    rule: &Rule,
+) -> Result<bool> {
+    let Some(rowid) = rowid_of(connection, collection, id)? else {
+        return Ok(false);
+    };
+    match rule.expression() {
+        None => Ok(true),
+        Some(condition) => holds(connection, scope, collection, rowid, condition, None),
+    }
 }
 
 /// The JSON of an account for its owner, whatever the view rule says.

@@ -42,6 +42,25 @@ pub fn delete(
     delete_rows(tx, scope, collection, vec![(rowid, id.to_owned())])
 }
 
+/// Deletes all records of a collection, with cascades, a part at a time.
+pub fn truncate(tx: &Connection, scope: &Scope, collection: &Arc<Collection>) -> Result<()> {
+    const PART: usize = 1000;
+    scope.collections.check_current()?;
+    let sql = format!(
+        "SELECT rowid, id FROM {} LIMIT {PART}",
+        quote(&collection.name)
+    );
+    loop {
+        let mut statement = tx.prepare_cached(&sql)?;
+        let rows = statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?;
+        let rows: Vec<(Rowid, String)> = rows.collect::<rusqlite::Result<_>>()?;
+        if rows.is_empty() {
+            return Ok(());
+        }
+        delete_rows(tx, scope, collection, rows)?;
+    }
+}
+
 /// Deletes rows to which the caller has access, with cascades.
 pub fn delete_rows(
     tx: &Connection,

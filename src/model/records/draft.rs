@@ -11,7 +11,9 @@ use super::version::Precondition;
 use super::{Scope, value};
 use crate::base::error::{Error, FieldError, FieldErrors, Result};
 use crate::base::{clock, ids};
-use crate::model::collections::{Collection, CollectionKind, EMAIL_VISIBILITY, Field, FileOptions};
+use crate::model::collections::{
+    Collection, CollectionKind, EMAIL_VISIBILITY, Field, FieldKind, FileOptions,
+};
 use crate::model::rules::{Fields, Operation};
 use crate::store::files;
 use crate::store::files::StoredFile;
@@ -103,7 +105,8 @@ impl Draft {
         builder.refuse_chosen_id(id.is_some());
         builder.read(body);
         builder.sent = builder.changes.keys().copied().collect();
-        builder.fill_defaults();
+        builder.set_autodates();
+        builder.fill_defaults()?;
         builder.finish(id, body, hash)
     }
 
@@ -126,6 +129,7 @@ impl Draft {
             && !scope.identity.manages()
             && (sets("password") || sets("email"));
         builder.sent = builder.changes.keys().copied().collect();
+        builder.set_autodates();
         let mut draft = builder.finish(id, body, hash)?;
         if needs_proof {
             draft.proof = Proof::Missing;
@@ -217,6 +221,18 @@ impl Draft {
 
 /// Generates the id of a new record.
 pub fn new_id(collection: &Collection) -> Result<String> {
+    if let FieldKind::Text(options) = &collection.system.id.kind
+        && let Some(generator) = &options.autogenerate
+    {
+        let id = generator.generate()?;
+        return match ids::is_valid_id(&id) {
+            true => Ok(id),
+            false => Err(Error::invalid(format!(
+                "The autogeneratePattern of the field id of {} makes invalid ids.",
+                collection.name
+            ))),
+        };
+    }
     match collection.kind {
         CollectionKind::Base | CollectionKind::View => ids::record_id(),
         CollectionKind::Auth => ids::account_id(),
@@ -303,7 +319,38 @@ impl<'a> DraftBuilder<'a> {
                 self.read_time(key, raw);
                 continue;
             }
+            if !self.manages && self.is_autodate(key) {
+                continue;
+            }
             self.read_key(key, raw);
+        }
+    }
+
+    fn is_autodate(&self, key: &str) -> bool {
+        let field = self.collection.field(key);
+        field.is_some_and(|field| matches!(field.kind, FieldKind::Autodate { .. }))
+    }
+
+    /// Sets the autodates of a new or changed record, unless the caller sets them.
+    fn set_autodates(&mut self) {
+        let now = clock::now();
+        for (at, field) in self.collection.fields.iter().enumerate() {
+            let FieldKind::Autodate {
+                on_create,
+                on_update,
+            } = field.kind
+            else {
+                continue;
+            };
+            let is_due = if self.is_new { on_create } else { on_update };
+            let unset = FieldChange::Set(FieldValue::Scalar(Stored::Null));
+            if self.changes.get(&at).is_some_and(|change| *change == unset) {
+                self.changes.remove(&at);
+            }
+            if is_due {
+                let value = FieldValue::Scalar(Stored::Text(now.clone()));
+                self.changes.entry(at).or_insert(FieldChange::Set(value));
+            }
         }
     }
 
@@ -433,7 +480,12 @@ impl<'a> DraftBuilder<'a> {
         match serde_json::from_str::<Option<String>>(raw.get()) {
             Ok(None) => None,
             Ok(Some(id)) if id.is_empty() => None,
-            Ok(Some(id)) if ids::is_valid_id(&id) => Some(id),
+            Ok(Some(id)) if ids::is_valid_id(&id) => {
+                if let Err(error) = value::check_id(&self.collection.system.id, &id) {
+                    self.errors.insert("id".to_owned(), error);
+                }
+                Some(id)
+            }
             _ => {
                 let message = "Must be 1 to 64 of A-Z, a-z, 0-9, _ and -.";
                 let error = FieldError::new("validation_invalid_format", message);
@@ -443,9 +495,16 @@ impl<'a> DraftBuilder<'a> {
         }
     }
 
-    fn fill_defaults(&mut self) {
+    fn fill_defaults(&mut self) -> Result<()> {
         for (at, field) in self.collection.fields.iter().enumerate() {
             if self.changes.contains_key(&at) || self.errors.contains_key(&field.name) {
+                continue;
+            }
+            if let FieldKind::Text(options) = &field.kind
+                && let Some(generator) = &options.autogenerate
+            {
+                let value = FieldValue::Scalar(Stored::Text(generator.generate()?));
+                self.changes.insert(at, FieldChange::Set(value));
                 continue;
             }
             match value::default_value(field) {
@@ -458,6 +517,7 @@ impl<'a> DraftBuilder<'a> {
                 Err(error) => drop(self.errors.insert(field.name.clone(), error)),
             }
         }
+        Ok(())
     }
 
     fn finish(mut self, id: Option<String>, body: &RawBody, hash: Hasher<'_>) -> Result<Draft> {

@@ -2,12 +2,17 @@
 
 use rusqlite::types::ValueRef;
 
+use super::value::ORIGIN;
 use crate::base::json::{write_json, write_text};
 use crate::model::collections::{Field, FieldKind};
 
-/// Writes a stored value as JSON. An unset value is `""`, `[]`, `false` or `null`, depending on the
-/// type of the field.
+/// Writes a stored value as JSON. An unset value is `null` if the field is nullable; else `""`, `[]`,
+/// `false` or 0, depending on its type, and `null` for json.
 pub fn write_value(field: &Field, value: ValueRef<'_>, out: &mut Vec<u8>) {
+    if field.nullable && value == ValueRef::Null {
+        out.extend_from_slice(b"null");
+        return;
+    }
     match &field.kind {
         FieldKind::Bool => {
             let is_true = matches!(value, ValueRef::Integer(number) if number != 0);
@@ -16,7 +21,12 @@ pub fn write_value(field: &Field, value: ValueRef<'_>, out: &mut Vec<u8>) {
         FieldKind::Number { .. } => match value {
             ValueRef::Integer(number) => write_json(&number, out),
             ValueRef::Real(number) => write_json(&number, out),
-            _ => out.extend_from_slice(b"null"),
+            _ => out.extend_from_slice(b"0"),
+        },
+        FieldKind::GeoPoint => match value {
+            // Written by this program.
+            ValueRef::Text(text) => out.extend_from_slice(text),
+            _ => out.extend_from_slice(ORIGIN.as_bytes()),
         },
         FieldKind::Json { .. } => match value {
             ValueRef::Null => out.extend_from_slice(b"null"),
@@ -33,6 +43,7 @@ pub fn write_value(field: &Field, value: ValueRef<'_>, out: &mut Vec<u8>) {
         | FieldKind::Select { .. }
         | FieldKind::Relation(_)
         | FieldKind::File(_)
+        | FieldKind::Autodate { .. }
         | FieldKind::Password { .. } => match value {
             ValueRef::Text(text) if field.is_multiple() => out.extend_from_slice(text),
             ValueRef::Null if field.is_multiple() => out.extend_from_slice(b"[]"),

@@ -11,12 +11,12 @@ use rusqlite::Connection;
 pub use batch::{BatchAction, BatchStep, batch_error, run_batch};
 pub use bulk::{BULK_MAX, bulk_delete, bulk_update};
 pub use create::create;
-pub use delete::delete;
+pub use delete::{delete, truncate};
 pub use draft::{Draft, Hasher, NewFile};
 pub use files::{field_of_file, files_without_row};
 pub use get::get;
 pub use list::{ListQuery, list};
-pub use query::{check_rule, register};
+pub use query::register;
 pub use routing_key::RoutingKey;
 pub use row::record_not_found;
 pub use scope::Scope;
@@ -28,7 +28,7 @@ pub use view::{SubscriberView, SubscriptionSpec};
 pub use view_rows::{FoundFile, file_of_view};
 
 use crate::base::error::{Kind, Result};
-use crate::model::collections::Collection;
+use crate::model::collections::{Checks, Collection};
 use crate::model::rules::{Access, Operation};
 
 pub mod account;
@@ -61,6 +61,12 @@ mod version;
 mod view;
 mod view_rows;
 mod write;
+
+/// The checks of definitions that need to know how records are read and written.
+pub const CHECKS: Checks = Checks {
+    rule: query::check_rule,
+    default: value::check_default,
+};
 
 /// True if the record exists and the caller may do this to it.
 pub fn is_allowed(

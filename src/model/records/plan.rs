@@ -18,7 +18,7 @@ use super::shape::{FieldTree, Shape};
 use super::version::RenderedRecord;
 use crate::base::error::Result;
 use crate::base::json::write_text;
-use crate::model::collections::{Collection, Collections, Field, FieldKind};
+use crate::model::collections::{Collection, Collections, Field};
 use crate::model::events::RecordState;
 use crate::model::filter::Expr;
 use crate::model::rules::{Access, Fields, Grant, Identity, Operation};
@@ -323,13 +323,17 @@ impl Planner<'_> {
     ) -> Result<Plan> {
         let wants = |name: &str| fields.is_none_or(|tree| tree.has(name));
         let excerpt = |name: &str| fields.and_then(|tree| tree.excerpt(name));
+        let has_system = |name: &str| {
+            let field = collection.system_field(name);
+            field.is_some_and(|field| grant.fields.has_system(field.hidden))
+        };
         let mut columns: Vec<Column> = ["id", "created", UPDATED]
             .into_iter()
             .filter(|name| *name == UPDATED || (wants(name) && collection.has_column(name)))
             .map(|name| Column {
                 field: None,
                 name,
-                hidden: !wants(name) || !collection.has_column(name),
+                hidden: !wants(name) || !has_system(name),
                 is_guarded: false,
                 excerpt: None,
             })
@@ -527,7 +531,7 @@ fn is_readable(fields: &Fields, field: &Field) -> bool {
 
 /// Writes the excerpt of a text field if one is requested, else the value.
 fn write_excerpt(field: &Field, excerpt: Option<Excerpt>, value: ValueRef<'_>, out: &mut Vec<u8>) {
-    let is_text = !field.is_multiple() && !matches!(field.kind, FieldKind::Json { .. });
+    let is_text = !field.is_multiple() && !field.is_json();
     match (excerpt.filter(|_| is_text), value) {
         (Some(part), ValueRef::Text(text)) => {
             write_text(part.apply(&String::from_utf8_lossy(text)).as_bytes(), out);

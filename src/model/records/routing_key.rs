@@ -86,6 +86,8 @@ fn is_text(field: &Field) -> bool {
         | FieldKind::Datetime(_)
         | FieldKind::Json { .. }
         | FieldKind::File(_)
+        | FieldKind::Autodate { .. }
+        | FieldKind::GeoPoint
         | FieldKind::Password { .. } => false,
     }
 }

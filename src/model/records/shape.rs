@@ -6,6 +6,8 @@
 
 use std::collections::BTreeMap;
 
+use serde_json::Value;
+
 use super::excerpt::Excerpt;
 use crate::base::error::{Error, Result};
 
@@ -41,9 +43,38 @@ impl Shape {
             expand: FieldTree::of_expand(expand.unwrap_or_default())?,
         })
     }
+
+    /// The parts of a JSON object that `fields` names, for objects that are no records.
+    pub fn of_json(&self, value: Value) -> Value {
+        match &self.fields {
+            Some(tree) => tree.of_json(value),
+            None => value,
+        }
+    }
 }
 
 impl FieldTree {
+    fn of_json(&self, value: Value) -> Value {
+        if self.children.is_empty() {
+            return value;
+        }
+        match value {
+            Value::Array(list) => list.into_iter().map(|it| self.of_json(it)).collect(),
+            Value::Object(object) => {
+                let all = self.children.contains_key("*");
+                let shown =
+                    object
+                        .into_iter()
+                        .filter_map(|(name, value)| match self.children.get(&name) {
+                            Some(tree) => Some((name, tree.of_json(value))),
+                            None => all.then_some((name, value)),
+                        });
+                Value::Object(shown.collect())
+            }
+            value => value,
+        }
+    }
+
     fn of_fields(text: &str) -> Result<FieldTree> {
         let mut root = FieldTree::default();
         for path in paths("fields", text)? {

@@ -296,8 +296,20 @@ pub fn constraint_error(collection: &Collection, error: rusqlite::Error) -> Erro
         return error.into();
     };
     let prefix = format!("{}.", collection.name);
-    let errors = columns.split(", ").map(|column| {
-        let name = column.strip_prefix(&prefix).unwrap_or("id");
+    // An index on expressions is named instead of its columns.
+    let index = columns
+        .strip_prefix("index '")
+        .map(|it| it.trim_end_matches('\''));
+    let names: Vec<&str> = match index.and_then(|index| collection.columns_of_index(index)) {
+        Some(names) => names,
+        None => {
+            let names = columns.split(", ");
+            names
+                .map(|it| it.strip_prefix(&prefix).unwrap_or("id"))
+                .collect()
+        }
+    };
+    let errors = names.into_iter().map(|name| {
         let message = "Another record already has this value.".to_owned();
         (
             name.to_owned(),

@@ -64,6 +64,11 @@ impl Fields {
         }
     }
 
+    /// True if a caller sees `id`, `created` or `updated`, which field rules do not name.
+    pub fn has_system(&self, hidden: bool) -> bool {
+        !hidden || matches!(self, Fields::All)
+    }
+
     /// True if a field rule names this field itself.
     pub fn names(&self, name: &str) -> bool {
         matches!(self, Fields::Named(names) if names.contains(name))

@@ -85,6 +85,10 @@ impl Api {
         self.send("PATCH", path, &body.to_string()).unwrap()
     }
 
+    pub fn put(&self, path: &str, body: impl ToString) -> Reply {
+        self.send("PUT", path, &body.to_string()).unwrap()
+    }
+
     pub fn delete(&self, path: &str) -> Reply {
         self.send("DELETE", path, "").unwrap()
     }

@@ -98,7 +98,7 @@ fn make_world(rng: &mut Rng, store: &Store) -> World {
         json!({"type": "email", "name": "email"}),
         json!({"type": "url", "name": "url"}),
         json!({"type": "editor", "name": "body"}),
-        json!({"type": "number", "name": "number"}),
+        json!({"type": "number", "name": "number", "nullable": true}),
         json!({"type": "bool", "name": "done"}),
         json!({"type": "date", "name": "day"}),
         json!({"type": "datetime", "name": "moment"}),

@@ -148,9 +148,9 @@ fn random_definitions(rng: &mut Rng, number: usize) -> Vec<Definition> {
         let mut plain = vec![
             json!({"name": "title", "type": "text", "min": 1, "max": 10, "required": rng.one_in(4)}),
             json!({"name": "code", "type": "text", "unique": true}),
-            json!({"name": "number", "type": "number", "required": rng.one_in(8),
+            json!({"name": "number", "type": "number", "nullable": true, "required": rng.one_in(8),
                 "hidden": rng.one_in(6)}),
-            json!({"name": "whole", "type": "number", "onlyInt": true, "min": -5, "max": 5}),
+            json!({"name": "whole", "type": "number", "nullable": true, "onlyInt": true, "min": -5, "max": 5}),
             json!({"name": "done", "type": "bool", "required": rng.one_in(4),
                 "hidden": rng.one_in(6)}),
             json!({"name": "choice", "type": "select", "values": world::CHOICES}),

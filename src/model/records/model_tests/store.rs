@@ -35,7 +35,7 @@ impl Store {
             prepare: records::register,
         };
         let databases = Arc::new(Databases::open(&dir, settings, 64).unwrap());
-        let catalog = Catalog::open(Arc::clone(&databases), records::check_rule);
+        let catalog = Catalog::open(Arc::clone(&databases), records::CHECKS);
         Store {
             dir,
             databases,
@@ -187,7 +187,7 @@ pub fn check_rules(world: &World) {
             &rules.manage,
         ];
         for rule in all.into_iter().flatten() {
-            let checked = records::check_rule(rule, &table.collection, &world.collections);
+            let checked = (records::CHECKS.rule)(rule, &table.collection, &world.collections);
             assert!(
                 checked.is_ok(),
                 "rule {rule:?} of {}: {checked:?}",

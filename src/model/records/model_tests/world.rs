@@ -335,8 +335,8 @@ fn random_plain_fields(
         json!({"type": "email"}),
         json!({"type": "url"}),
         json!({"type": "editor"}),
-        json!({"type": "number"}),
-        json!({"type": "number"}),
+        json!({"type": "number", "nullable": true}),
+        json!({"type": "number", "nullable": true}),
         json!({"type": "bool"}),
         json!({"type": "date"}),
         json!({"type": "datetime"}),
@@ -468,7 +468,10 @@ pub fn random_value(rng: &mut Rng, field: &Field, at: usize, ids: &[String]) -> 
         FieldKind::Relation(options) => choose(rng, ids, options.select_max),
         // Files need multipart requests.
         FieldKind::File(_) => Value::Unset,
-        FieldKind::Bool | FieldKind::Password { .. } => Value::Unset,
+        FieldKind::Bool
+        | FieldKind::Password { .. }
+        | FieldKind::Autodate { .. }
+        | FieldKind::GeoPoint => Value::Unset,
     }
 }
 

@@ -31,7 +31,7 @@ pub fn type_of(field: &Field) -> ComparisonType {
         FieldKind::Number { .. } => ComparisonType::Number,
         FieldKind::Bool => ComparisonType::Bool,
         FieldKind::Date(_) => ComparisonType::Date,
-        FieldKind::Datetime(_) => ComparisonType::Datetime,
+        FieldKind::Datetime(_) | FieldKind::Autodate { .. } => ComparisonType::Datetime,
         // The path of a json field decides its type (`field_path`).
         FieldKind::Json { .. }
         | FieldKind::Text(_)
@@ -41,6 +41,7 @@ pub fn type_of(field: &Field) -> ComparisonType {
         | FieldKind::Select { .. }
         | FieldKind::Relation(_)
         | FieldKind::File(_)
+        | FieldKind::GeoPoint
         | FieldKind::Password { .. } => ComparisonType::Text,
     }
 }

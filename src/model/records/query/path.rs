@@ -72,9 +72,10 @@ impl Query<'_> {
         loop {
             let (name, rest) = names.split_first().ok_or_else(unknown)?;
             let column = format!("{}.{}", join.alias, quote(name));
-            if let "id" | "created" | "updated" = name.as_str()
-                && at.has_column(name)
-            {
+            if let Some(field) = at.system_field(name) {
+                if !fields.has_system(field.hidden) {
+                    return Err(unknown());
+                }
                 let kind = if name == "id" {
                     ComparisonType::Text
                 } else {
@@ -97,7 +98,7 @@ impl Query<'_> {
                 return Ok(self.end_at_field(join, field, column));
             }
             match (&field.kind, field.relation()) {
-                (FieldKind::Json { .. }, _) => {
+                (FieldKind::Json { .. } | FieldKind::GeoPoint, _) => {
                     let path = self.bind(Stored::Text(json_path(rest)?));
                     return Ok(join.end(
                         format!("json_extract({column}, {path})"),
@@ -138,7 +139,7 @@ impl Query<'_> {
         field: &Field,
         column: String,
     ) -> ResolvedOperand {
-        if let FieldKind::Json { .. } = field.kind {
+        if field.is_json() {
             // The unary plus keeps SQLite from replacing the column with a constant that it is
             // compared with.
             return join.end(

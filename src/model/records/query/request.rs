@@ -13,7 +13,7 @@ use super::builder::{PathRoot, Query, Trust};
 use super::coercion::{ComparisonType, coerce, type_of};
 use super::operand::{JoinPath, OperandValue, ResolvedOperand};
 use crate::base::error::{Error, Result};
-use crate::model::collections::{Collection, CollectionKind, Field, FieldKind};
+use crate::model::collections::{Collection, CollectionKind, Field};
 use crate::model::records::value::FieldValue;
 use crate::model::rules::{Identity, User};
 
@@ -104,7 +104,7 @@ impl<'a> Query<'a> {
             return Err(unknown(path));
         }
         let value = user.record.get(&field.name);
-        if let FieldKind::Json { .. } = field.kind {
+        if field.is_json() {
             // Json has the same value as in conditions on records; only the list `groups` counts as
             // several values.
             let value = value.and_then(|value| json_lookup(value, rest));
@@ -193,7 +193,7 @@ impl<'a> Query<'a> {
         path: &[String],
         rest: &[String],
     ) -> Result<Option<ComparisonType>> {
-        if rest.is_empty() || matches!(field.kind, FieldKind::Json { .. }) {
+        if rest.is_empty() || field.is_json() {
             return Ok(moment_kind(field));
         }
         let target = self.target(field).ok_or_else(|| unknown(path))?;
@@ -235,7 +235,7 @@ impl<'a> Query<'a> {
                 false => Err(unknown(path)),
             };
         };
-        if let FieldKind::Json { .. } = field.kind {
+        if field.is_json() {
             let Some(FieldValue::Scalar(Stored::Text(text))) = sent else {
                 return Ok(missing());
             };

@@ -10,13 +10,17 @@ use serde_json::Value;
 use serde_json::value::RawValue;
 
 pub use field_value::FieldValue;
+pub use point::ORIGIN;
 
-use crate::base::error::FieldError;
+use crate::base::error::{Error, FieldError};
 use crate::base::{clock, ids};
-use crate::model::collections::{DomainOptions, Field, FieldKind, TextOptions, TimeOptions};
+use crate::model::collections::{
+    DomainOptions, Field, FieldKind, PasswordLimits, TextOptions, TimeOptions,
+};
 use crate::net::mail;
 
 mod field_value;
+mod point;
 mod strict;
 
 /// A JSON object with unparsed values, so that json fields keep their text as sent.
@@ -51,9 +55,14 @@ pub fn parse(field: &Field, raw: &RawValue) -> FieldResult<FieldChange> {
         let stored = parse_json(field, text, bytes_max)?;
         return Ok(FieldChange::Set(FieldValue::Scalar(stored)));
     }
+    if let FieldKind::GeoPoint = field.kind {
+        let value = FieldValue::Scalar(point::parse_point(text)?);
+        return set(field, value);
+    }
     let value = scalar_or_list(field, text)?;
-    if let (FieldKind::Password { chars_min }, Value::String(text)) = (&field.kind, &value) {
-        return parse_password(text, *chars_min);
+    if let (FieldKind::Password { chars_min, limits }, Value::String(text)) = (&field.kind, &value)
+    {
+        return parse_password(text, *chars_min, limits);
     }
     let value = match field.kind {
         FieldKind::Select { .. } | FieldKind::Relation(_) | FieldKind::File(_) => {
@@ -61,10 +70,58 @@ pub fn parse(field: &Field, raw: &RawValue) -> FieldResult<FieldChange> {
         }
         _ => FieldValue::Scalar(parse_scalar(field, &value)?),
     };
-    if value.is_unset() && field.required {
+    set(field, value)
+}
+
+/// The change to a value, which an unset one is replaced by that of the field.
+fn set(field: &Field, value: FieldValue) -> FieldResult<FieldChange> {
+    let value = match value.is_unset() {
+        true => unset_value(field),
+        false => value,
+    };
+    if field.required && is_blank(field, &value) {
         return Err(required_error());
     }
     Ok(FieldChange::Set(value))
+}
+
+/// True for a value that a required field does not accept: an unset one, 0 of a number that is not
+/// nullable, and false.
+fn is_blank(field: &Field, value: &FieldValue) -> bool {
+    match value {
+        FieldValue::Scalar(Stored::Integer(0)) => !field.nullable,
+        FieldValue::Scalar(Stored::Real(number)) => !field.nullable && *number == 0.0,
+        FieldValue::Scalar(Stored::Text(text)) => {
+            matches!(field.kind, FieldKind::GeoPoint) && text == ORIGIN
+        }
+        value => value.is_unset(),
+    }
+}
+
+/// Refuses a default that the field does not accept.
+pub fn check_default(field: &Field) -> Result<(), Error> {
+    match default_of(field) {
+        None | Some(Ok(_)) => Ok(()),
+        Some(Err(error)) => Err(Error::invalid(error.message)),
+    }
+}
+
+/// The default that the definition of the field gives.
+fn default_of(field: &Field) -> Option<FieldResult<FieldValue>> {
+    let default = field.default.as_ref()?;
+    let has_default = !matches!(
+        field.kind,
+        FieldKind::Password { .. } | FieldKind::File(_) | FieldKind::Autodate { .. }
+    );
+    let refused = || field_error("validation_invalid_value", "This type has no default.");
+    let raw = serde_json::value::to_raw_value(default)
+        .ok()
+        .filter(|_| has_default);
+    Some(match raw.map(|raw| parse(field, &raw)) {
+        Some(Ok(FieldChange::Set(value))) => Ok(value),
+        Some(Err(error)) => Err(error),
+        _ => refused(),
+    })
 }
 
 /// Parses the value of `field+`, `+field` or `field-`.
@@ -135,6 +192,9 @@ impl Modifier {
 
 /// The value of a field that a new record does not mention; an error if the field is required.
 pub fn default_value(field: &Field) -> FieldResult<FieldValue> {
+    if let Some(value) = default_of(field) {
+        return value;
+    }
     match field.required {
         true => Err(required_error()),
         false => Ok(unset_value(field)),
@@ -145,6 +205,10 @@ pub fn default_value(field: &Field) -> FieldResult<FieldValue> {
 pub fn unset_value(field: &Field) -> FieldValue {
     match field.kind {
         FieldKind::Bool => FieldValue::Scalar(Stored::Integer(0)),
+        FieldKind::Number { .. } if !field.nullable => FieldValue::Scalar(Stored::Integer(0)),
+        FieldKind::GeoPoint if !field.nullable => {
+            FieldValue::Scalar(Stored::Text(ORIGIN.to_owned()))
+        }
         _ => FieldValue::load(field, Stored::Null),
     }
 }
@@ -180,6 +244,13 @@ pub fn check_count(field: &Field, count: usize) -> FieldResult<()> {
         FieldKind::File(options) => options.select_max,
         _ => return Ok(()),
     };
+    let least = field.relation().map_or(0, |options| options.select_min);
+    if count > 0 && count < least {
+        return field_error(
+            "validation_not_enough_values",
+            &format!("Select at least {least}."),
+        );
+    }
     if count > most {
         return field_error(
             "validation_too_many_values",
@@ -195,7 +266,7 @@ pub fn check_count(field: &Field, count: usize) -> FieldResult<()> {
 fn parse_scalar(field: &Field, value: &Value) -> FieldResult<Stored> {
     match &field.kind {
         FieldKind::Text(options) => string_of(value).and_then(|text| check_text(text, options)),
-        FieldKind::Editor { bytes_max } => {
+        FieldKind::Editor { bytes_max, .. } => {
             let code = "validation_content_size_limit";
             string_of(value).and_then(|text| check_bytes(text, *bytes_max, code))
         }
@@ -209,10 +280,13 @@ fn parse_scalar(field: &Field, value: &Value) -> FieldResult<Stored> {
         FieldKind::Datetime(options) => {
             string_of(value).and_then(|text| check_time(&text, options, as_datetime))
         }
+        FieldKind::Autodate { .. } => string_of(value)
+            .and_then(|text| check_time(&text, &TimeOptions::default(), as_datetime)),
         FieldKind::Select { .. }
         | FieldKind::Relation(_)
         | FieldKind::File(_)
         | FieldKind::Password { .. }
+        | FieldKind::GeoPoint
         | FieldKind::Json { .. } => match value {
             Value::Null => Ok(Stored::Null),
             _ => field_error("validation_invalid_value", "Must be a string."),
@@ -252,7 +326,8 @@ fn scalar_or_list(field: &Field, text: &str) -> FieldResult<Value> {
 fn parse_json(field: &Field, text: &str, bytes_max: usize) -> FieldResult<Stored> {
     /// JSON parsers stop at 128 levels, some of which the enclosing record needs.
     const DEPTH_MAX: usize = 100;
-    if text == "null" {
+    let is_blank = matches!(text, "null" | "\"\"" | "[]" | "{}");
+    if text == "null" || (is_blank && field.required) {
         return if field.required {
             Err(required_error())
         } else {
@@ -293,7 +368,11 @@ fn depth_of(text: &str) -> usize {
     deepest
 }
 
-fn parse_password(text: &str, chars_min: usize) -> FieldResult<FieldChange> {
+fn parse_password(
+    text: &str,
+    chars_min: usize,
+    limits: &PasswordLimits,
+) -> FieldResult<FieldChange> {
     const BYTES_MAX: usize = 256;
     if text.chars().count() < chars_min {
         return field_error(
@@ -305,6 +384,19 @@ fn parse_password(text: &str, chars_min: usize) -> FieldResult<FieldChange> {
         return field_error(
             "validation_max_text_constraint",
             "Must have at most 256 bytes.",
+        );
+    }
+    let is_too_long = |max: &usize| text.chars().count() > *max;
+    if let Some(max) = limits.chars_max.filter(is_too_long) {
+        return field_error(
+            "validation_max_text_constraint",
+            &format!("Must have at most {max} characters."),
+        );
+    }
+    if limits.pattern.as_ref().is_some_and(|it| !it.is_match(text)) {
+        return field_error(
+            "validation_invalid_format",
+            "Does not match the required pattern.",
         );
     }
     Ok(FieldChange::Hash(text.to_owned()))
@@ -346,6 +438,14 @@ fn text_or_null(text: String) -> Stored {
         Stored::Null
     } else {
         Stored::Text(text)
+    }
+}
+
+/// Checks an id against the field `id` of its collection.
+pub fn check_id(field: &Field, id: &str) -> FieldResult<()> {
+    match &field.kind {
+        FieldKind::Text(options) => check_text(id.to_owned(), options).map(|_| ()),
+        _ => Ok(()),
     }
 }
 
@@ -657,7 +757,9 @@ mod tests {
         check(&number, "7.5", "7.5");
         check(&number, r#""7""#, "7");
         check(&number, "11", "max_number_constraint");
-        check(&number, "null", "unset");
+        check(&number, "null", "0");
+        let nullable = json!({"type": "number", "nullable": true});
+        check(&nullable, "null", "unset");
         check(&number, r#""x""#, "not_a_number");
         check(&number, "[1]", "invalid_value");
         check(
@@ -670,7 +772,19 @@ mod tests {
             "9223372036854775807",
             "9223372036854775807",
         );
-        check(&json!({"type": "number", "required": true}), "0", "0");
+        check(
+            &json!({"type": "number", "required": true}),
+            "0",
+            "required",
+        );
+        let nullable = json!({"type": "number", "required": true, "nullable": true});
+        check(&nullable, "0", "0");
+        check(&nullable, "null", "required");
+        check(
+            &json!({"type": "bool", "required": true}),
+            "false",
+            "required",
+        );
         check(
             &json!({"type": "number", "required": true}),
             "null",
