@@ -159,6 +159,26 @@ pub fn check_new_name(name: &str, id: Option<&str>, current: &Collections) -> Re
     Ok(())
 }
 
+/// Adds a problem for each field with the id of another one, also of one of the system.
+pub fn check_field_ids(collection: &Collection, problems: &mut Problems) {
+    let system = &collection.system;
+    let others = [&system.created, &system.updated, &system.token_key];
+    let mut ids: Vec<&str> = others
+        .into_iter()
+        .flatten()
+        .map(|it| it.id.as_str())
+        .collect();
+    ids.push(&system.id.id);
+    for field in &collection.fields {
+        if ids.contains(&field.id.as_str()) {
+            let key = format!("{}.id", key_of_field(&field.name));
+            let message = "Another field has this id.";
+            problems.add(&key, "validation_duplicated_field_id", message);
+        }
+        ids.push(&field.id);
+    }
+}
+
 /// Adds a problem for each index on an unknown field.
 pub fn check_indexes(collection: &Collection, problems: &mut Problems) {
     for (position, index) in collection.indexes.iter().enumerate() {

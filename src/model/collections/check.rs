@@ -1,7 +1,7 @@
 //! Checks a complete definition among the others of its database.
 
 use super::catalog::Catalog;
-use super::change::{INVALID_RULE, check_field_rules, check_indexes};
+use super::change::{INVALID_RULE, check_field_ids, check_field_rules, check_indexes};
 use super::definition::RULES;
 use super::parse::{Problems, key_of_field};
 use super::{Collection, Collections, NamedViewQuery, auth, views};
@@ -37,6 +37,7 @@ impl Catalog {
         problems: &mut Problems,
     ) -> Result<()> {
         problems.take("viewQuery", views::check_own(collection))?;
+        check_field_ids(collection, problems);
         check_indexes(collection, problems);
         check_field_rules(collection, problems);
         auth::check_options(collection, problems);

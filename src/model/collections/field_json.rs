@@ -305,11 +305,11 @@ pub fn field_to_json(field: &Field) -> Value {
     if let Some(default) = &field.default {
         json["default"] = default.clone();
     }
-    if field.name == ID {
-        json["primaryKey"] = json!(true);
-    }
     if let (Value::Object(json), Value::Object(options)) = (&mut json, kind_to_json(&field.kind)) {
         json.extend(options);
+    }
+    if field.name == ID {
+        json["primaryKey"] = json!(true);
     }
     json
 }

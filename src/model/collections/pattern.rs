@@ -193,7 +193,9 @@ impl Parser {
             Some('+') => (1, 1 + REPEAT_OPEN),
             Some('{') => {
                 let rest: String = self.chars[self.at + 1..].iter().collect();
-                let inside = rest.split('}').next().unwrap_or_default();
+                let Some((inside, _)) = rest.split_once('}') else {
+                    return Err("The pattern has a { without }.".to_owned());
+                };
                 self.at += inside.chars().count() + 1;
                 quantity(inside).ok_or_else(|| {
                     format!("{{{inside}}} is not a quantifier such as {{5}} or {{2,9}}.")
