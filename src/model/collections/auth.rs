@@ -22,6 +22,7 @@ use crate::model::rules::Rule;
 pub const EMAIL_VISIBILITY: &str = "emailVisibility";
 
 const IDENTITY_FIELDS: &str = "identityFields";
+const IDENTITY_KEY: &str = "passwordAuth.identityFields";
 
 impl Collection {
     /// The identity fields, in the order in which a log-in tries them.
@@ -104,7 +105,13 @@ pub fn change_settings(
 
 /// Adds a problem for each invalid option.
 pub fn check_options(collection: &Collection, problems: &mut Problems) {
-    let mut refuse = |key: &str, message: String| problems.add(key, INVALID, message);
+    let mut refuse = |key: &str, message: String| {
+        let code = match key {
+            IDENTITY_KEY => "validation_missing_field",
+            _ => INVALID,
+        };
+        problems.add(key, code, message);
+    };
     if collection.kind != CollectionKind::Auth {
         for (name, rule) in [
             (MANAGE_RULE, &collection.rules.manage),
@@ -122,7 +129,7 @@ pub fn check_options(collection: &Collection, problems: &mut Problems) {
         });
         if !is_identity {
             refuse(
-                "passwordAuth.identityFields",
+                IDENTITY_KEY,
                 format!("{name} must be a text or email field with a unique index."),
             );
         }

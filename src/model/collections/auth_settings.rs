@@ -149,11 +149,13 @@ impl AuthSettings {
         let fields = self.at(&["passwordAuth", "identityFields"]).as_array();
         let count = fields.map_or(0, Vec::len);
         let is_wrong = fields.is_some_and(|list| list.iter().any(|it| !it.is_string()));
-        if is_wrong || count > IDENTITY_FIELDS_MAX || (count == 0 && self.has_passwords()) {
+        let key = "passwordAuth.identityFields";
+        if is_wrong || count > IDENTITY_FIELDS_MAX {
             let message = format!("Must be a list of 1 to {IDENTITY_FIELDS_MAX} field names.");
-            problems.add("passwordAuth.identityFields", INVALID, message);
+            problems.add(key, INVALID, message);
+        } else if count == 0 && self.has_passwords() {
+            problems.add(key, "validation_required", "Cannot be blank.");
         }
-        let on = |name: &str| self.at(&[name, "enabled"]) == &Value::Bool(true);
         let methods = ["passwordAuth", "otp", "oauth2"]
             .into_iter()
             .filter(|it| on(it));
@@ -347,7 +349,7 @@ mod tests {
             json!({"mfa": {"enabled": 1}}),
             json!({"mfa": {"typo": 1}}),
             json!({"mfa": {"enabled": true}}),
-            json!({"mfa": {"duration": 5}}),
+            json!({"otp": {"enabled": true, "duration": 5}}),
             json!({"authToken": {"duration": 5}}),
             json!({"fileToken": {"duration": 0}}),
             json!({"passwordAuth": {"identityFields": []}}),

@@ -18,6 +18,7 @@ const BYTES_MAX_DEFAULT: usize = 1 << 20;
 const FILE_BYTES_MAX_DEFAULT: u64 = 5 << 20;
 const PATTERN_BYTES_MAX: usize = 1000;
 const PASSWORD_CHARS_MIN: usize = 8;
+const TOO_SMALL: &str = "validation_min_greater_equal_than_required";
 
 /// None if the type is unknown.
 pub fn parse_field_kind(options: &mut Options<'_>) -> Option<FieldKind> {
@@ -133,13 +134,22 @@ fn parse_text_options(options: &mut Options<'_>) -> TextOptions {
         match Generator::parse(&text) {
             Ok(generator) => autogenerate = Some(generator),
             Err(message) => {
-                options.refuse("autogeneratePattern", "validation_invalid_pattern", message);
+                options.refuse("autogeneratePattern", "validation_invalid_regex", message);
             }
         }
     }
+    let chars_min = options.count("min").unwrap_or(0);
+    let chars_max = options.count_above_zero("max");
+    if chars_max.is_some_and(|max| max < chars_min) {
+        options.refuse(
+            "max",
+            TOO_SMALL,
+            format!("Must be no less than {chars_min}."),
+        );
+    }
     TextOptions {
-        chars_min: options.count("min").unwrap_or(0),
-        chars_max: options.count_above_zero("max"),
+        chars_min,
+        chars_max,
         pattern: parse_pattern(options),
         autogenerate,
     }
@@ -168,10 +178,15 @@ fn parse_pattern(options: &mut Options<'_>) -> Option<Regex> {
 }
 
 fn parse_domains(options: &mut Options<'_>) -> DomainOptions {
-    DomainOptions {
-        only: options.texts("onlyDomains"),
-        except: options.texts("exceptDomains"),
+    let only = options.texts("onlyDomains");
+    let except = options.texts("exceptDomains");
+    if !only.is_empty() && !except.is_empty() {
+        for name in ["onlyDomains", "exceptDomains"] {
+            let message = "Only one of onlyDomains and exceptDomains can be given.";
+            options.refuse(name, "validation_empty", message);
+        }
     }
+    DomainOptions { only, except }
 }
 
 fn parse_times(options: &mut Options<'_>, read: impl Fn(&str) -> Option<String>) -> TimeOptions {
