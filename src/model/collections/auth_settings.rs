@@ -127,25 +127,35 @@ impl AuthSettings {
     }
 
     fn check(&self, problems: &mut Problems) {
-        let mut within = |path: &[&str], (least, most): (u64, u64), or_zero: bool| {
+        let on = |name: &str| self.at(&[name, "enabled"]) == &Value::Bool(true);
+        let mut within = |path: &[&str], (least, most): (u64, u64)| {
             let number = self.at(path).as_u64().unwrap_or(0);
-            if !(least..=most).contains(&number) && !(or_zero && number == 0) {
-                let message = format!("Must be from {least} to {most}.");
-                problems.add(&path.join("."), "validation_out_of_range", message);
-            }
+            let code = match number {
+                0 => "validation_required",
+                _ if number < least => "validation_min_greater_equal_than_required",
+                _ if number > most => "validation_max_less_equal_than_required",
+                _ => return,
+            };
+            let message = format!("Must be from {least} to {most}.");
+            problems.add(&path.join("."), code, message);
         };
-        within(&["authToken", "duration"], TOKEN_SECONDS, true);
+        if self.at(&["authToken", "duration"]) != 0 {
+            within(&["authToken", "duration"], TOKEN_SECONDS);
+        }
         for name in [
             "passwordResetToken",
             "emailChangeToken",
             "verificationToken",
             "fileToken",
         ] {
-            within(&[name, "duration"], TOKEN_SECONDS, false);
+            within(&[name, "duration"], TOKEN_SECONDS);
         }
-        within(&["mfa", "duration"], STEP_SECONDS, false);
-        within(&["otp", "duration"], STEP_SECONDS, false);
-        within(&["otp", "length"], (4, 64), false);
+        for name in ["mfa", "otp"].into_iter().filter(|it| on(it)) {
+            within(&[name, "duration"], STEP_SECONDS);
+        }
+        if on("otp") {
+            within(&["otp", "length"], (4, 64));
+        }
         let fields = self.at(&["passwordAuth", "identityFields"]).as_array();
         let count = fields.map_or(0, Vec::len);
         let is_wrong = fields.is_some_and(|list| list.iter().any(|it| !it.is_string()));

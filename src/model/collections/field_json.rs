@@ -231,7 +231,7 @@ fn parse_field(position: usize, value: &Value, problems: &mut Problems) -> Resul
     let is_reserved = RESERVED_FIELDS.contains(&lower.as_str())
         || FILTER_WORDS.contains(&lower.as_str())
         || ([ID, CREATED, UPDATED].contains(&lower.as_str()) && name != lower);
-    if !is_word(name) || is_reserved || lower.contains(VIA) {
+    if !is_word(name) || is_reserved {
         let (code, message) = match is_reserved {
             true => (
                 "validation_not_in_invalid",
@@ -239,11 +239,15 @@ fn parse_field(position: usize, value: &Value, problems: &mut Problems) -> Resul
             ),
             false => (
                 "validation_match_invalid",
-                "Must have 1 to 100 characters of A-Z, a-z, 0-9 and _, without _via_.",
+                "Must have 1 to 100 characters of A-Z, a-z, 0-9 and _.",
             ),
         };
         problems.add(&key, code, message);
         return Ok(None);
+    }
+    if lower.contains(VIA) {
+        let message = "The name must not contain _via_, which stands for a back-relation.";
+        problems.add(&key, "validation_found_via", message);
     }
     problems.place(name, position);
     let mut options = Options::new(position, object, problems);

@@ -91,11 +91,9 @@ fn parse_number(options: &mut Options<'_>) -> FieldKind {
 fn parse_autodate(options: &mut Options<'_>) -> FieldKind {
     let (on_create, on_update) = (options.flag("onCreate"), options.flag("onUpdate"));
     if !on_create && !on_update {
-        options.refuse(
-            "onCreate",
-            REQUIRED,
-            "An autodate needs onCreate or onUpdate.",
-        );
+        for name in ["onCreate", "onUpdate"] {
+            options.refuse(name, REQUIRED, "An autodate needs onCreate or onUpdate.");
+        }
     }
     FieldKind::Autodate {
         on_create,

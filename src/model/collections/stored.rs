@@ -6,6 +6,7 @@ use serde_json::Value;
 use super::collection::View;
 use super::definition::CollectionDraft;
 use super::named_view::parse_named_views;
+use super::parse::Problems;
 use super::{Collection, CollectionKind, FieldKind, auth};
 use crate::base::error::{Error, Result, ResultExt as _};
 use crate::base::{clock, log};
@@ -207,8 +208,13 @@ fn load_where(
 
 /// Fills a definition from the JSON that [`save`] wrote.
 fn restore(collection: &mut Collection, text: &str) -> Result<()> {
-    let mut draft = CollectionDraft::parse(&serde_json::from_str(text)?)?;
+    // An older version may have accepted what is refused today; it is read as far as possible.
+    let mut problems = Problems::default();
+    let mut draft = CollectionDraft::read(&serde_json::from_str(text)?, &mut problems)?;
     let name = &collection.name;
+    if let Err(error) = problems.check("The definition is not valid.") {
+        log::warn(format_args!("the definition of {name}: {error}"));
+    }
     // An older version may have accepted the rule. A rule that cannot be parsed admits admins only.
     draft.apply_rules(&mut collection.rules, |rule, text| {
         Ok(Rule::parse(text.as_str()).unwrap_or_else(|error| {
