@@ -280,7 +280,10 @@ impl World {
             }
             let action = match *key == field.name {
                 true => read_value(field, json)
-                    .filter(|value| *value != Value::Unset || !field.required)
+                    .filter(|value| {
+                        let is_blank = matches!(value, Value::Unset | Value::Flag(false));
+                        !is_blank || !field.required
+                    })
                     .map(ModelChange::Set),
                 false => read_modifier(field, &key.replace(name, "*"), json),
             };
