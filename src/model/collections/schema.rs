@@ -5,8 +5,8 @@
 //! and columns that no definition names stay on disk. If their name is used again, the old table or
 //! column is renamed (`_deleted_...`) and never reused: a new field starts empty.
 //!
-//! Columns: text types and lists are TEXT, `number` is NUMERIC, `bool` is INTEGER 0 or 1, a place is
-//! JSON text. An unset value is NULL, so an empty string is never stored, and `unique` allows
+//! Columns: text types and lists are TEXT, `number` is NUMERIC, `bool` is INTEGER 0 or 1, a place
+//! is JSON text. An unset value is NULL, so an empty string is never stored, and `unique` allows
 //! several unset values; a number or place that is not nullable is 0 instead.
 
 use std::collections::HashSet;

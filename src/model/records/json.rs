@@ -6,8 +6,8 @@ use super::value::ORIGIN;
 use crate::base::json::{write_json, write_text};
 use crate::model::collections::{Field, FieldKind};
 
-/// Writes a stored value as JSON. An unset value is `null` if the field is nullable; else `""`, `[]`,
-/// `false` or 0, depending on its type, and `null` for json.
+/// Writes a stored value as JSON. An unset value is `null` if the field is nullable; else `""`,
+/// `[]`, `false` or 0, depending on its type, and `null` for json.
 pub fn write_value(field: &Field, value: ValueRef<'_>, out: &mut Vec<u8>) {
     if field.nullable && value == ValueRef::Null {
         out.extend_from_slice(b"null");

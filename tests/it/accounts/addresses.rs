@@ -322,7 +322,7 @@ fn the_field_and_the_rule_belong_to_auth_collections() {
     let other = json!({"name": "users", "type": "auth", "fields": [
         {"name": "emailVisibility", "type": "text"}]});
     let refused = admin.post("/api/collections", other).expect(400);
-    assert!(refused.json["data"]["fields.emailVisibility"].is_object());
+    assert!(refused.json["data"]["fields"].is_object());
     let wrong = json!({"name": "users", "type": "auth", "manageRule": "nowhere = 1"});
     admin.post("/api/collections", wrong).expect(400);
     let users = json!({"name": "users", "type": "auth", "fields": []});

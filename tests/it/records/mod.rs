@@ -22,7 +22,7 @@ pub fn blog(server: &Server) -> Api {
         "posts",
         json!([
             {"name": "title", "type": "text", "required": true, "max": 20},
-            {"name": "views", "type": "number"},
+            {"name": "views", "type": "number", "nullable": true},
             {"name": "public", "type": "bool"},
             {"name": "author", "type": "relation", "collectionId": "authors"},
             {"name": "also", "type": "relation", "collectionId": "authors", "maxSelect": 3},

@@ -90,7 +90,8 @@ const CRATES: [(&str, &[&str]); 27] = [
         "regex_lite",
         &[
             "src/model/collections/field.rs",
-            "src/model/collections/field_json.rs",
+            "src/model/collections/field_kind.rs",
+            "src/model/collections/pattern.rs",
         ],
     ),
 ];

@@ -3,13 +3,13 @@
 use rusqlite::types::Value as Stored;
 use serde_json::{Map, Value};
 
-use super::{FieldResult, field_error};
+use super::error::{FieldResult, field_error};
 
 /// The value that a new record has.
 pub const ORIGIN: &str = "{\"lon\":0,\"lat\":0}";
 
-/// Parses `{"lon": 12.5, "lat": 48.1}`, also as a JSON string, in the form that is stored. A missing
-/// part is 0.
+/// Parses `{"lon": 12.5, "lat": 48.1}`, also as a JSON string, in the form that is stored. A
+/// missing part is 0.
 pub fn parse_point(text: &str) -> FieldResult<Stored> {
     let invalid = || {
         field_error(
