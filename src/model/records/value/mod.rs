@@ -17,7 +17,7 @@ pub use text::check_id;
 use error::FieldResult;
 use text::{check_bytes, check_email, check_password, check_text, check_url};
 
-use crate::base::error::{Error, FieldError};
+use crate::base::error::Error;
 use crate::base::{clock, ids};
 use crate::model::collections::{Field, FieldKind, TimeOptions};
 
