@@ -133,7 +133,7 @@ fn report_missing_databases(data_dir: &Path, databases: &Databases) -> Result<()
 impl App {
     /// Opens the data directory and starts the threads for mail and sockets. `routes` has the names
     /// under which requests are counted.
-    pub fn open(config: &Config, limits: AppLimits, routes: Vec<String>) -> Result<App> {
+    pub fn open(config: &Config, limits: &AppLimits, routes: Vec<String>) -> Result<App> {
         let role = match config.replica {
             Some(_) => Role::Replica,
             None => Role::Master,

@@ -133,7 +133,7 @@ pub fn start(config: &Config) -> Result<Running> {
     };
     let listener = listen(config.listen)?;
     db::check_build()?;
-    let app = Arc::new(App::open(config, limits, api::route_names())?);
+    let app = Arc::new(App::open(config, &limits, api::route_names())?);
     let stop = Stop::new();
     let threads = start_threads(config, &app, &stop)?;
     let api = ApiSettings {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::answer::StatusCounts;
 use super::cors::Cors;
-use super::logs::RequestLog;
+use super::request_log::RequestLog;
 use serde_json::Value;
 
 use crate::app::App;

@@ -1,13 +1,6 @@
 //! `/api/logs`: the last requests, as PocketBase shows them.
-//!
-//! A ring of [`REQUESTS_MAX`] requests in memory, of at most 1 KiB each; a restart empties it. It
-//! holds no query strings, headers with credentials or bodies, so no tokens; of a path with a token
-//! in it, it holds the pattern.
 
-use std::collections::{BTreeMap, VecDeque};
-use std::net::IpAddr;
-use std::sync::Mutex;
-use std::time::Duration;
+use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 
@@ -16,125 +9,34 @@ use super::call::Call;
 use super::parameters::{page, parameter};
 use crate::base::clock;
 use crate::base::error::{Error, Result};
-use crate::base::threads::lock;
 use crate::model::filter;
 use crate::model::filter::{Comparison, Expr, Literal, Op, Operand};
-use crate::net::http::{Method, Request, Response};
+use crate::net::http::Response;
 
-/// Largest number of requests that are kept.
-pub const REQUESTS_MAX: usize = 1000;
-/// Longest path and longest name of a program, in bytes.
-const TEXT_BYTES_MAX: usize = 300;
 const HOUR_MS: i64 = 3_600_000;
-/// Levels of PocketBase: information, warning, error.
-const LEVELS: [i64; 3] = [0, 4, 8];
 
-/// The last requests, oldest first.
-#[derive(Default)]
-pub struct RequestLog(Mutex<VecDeque<LoggedRequest>>);
-
-#[derive(Clone)]
-struct LoggedRequest {
-    id: String,
-    created_ms: i64,
-    method: Method,
-    path: String,
-    status: u16,
-    took: Duration,
-    peer: IpAddr,
-    client: IpAddr,
-    user_agent: String,
-}
-
-impl RequestLog {
-    /// Adds a request. `pattern` replaces a path that must not be kept.
-    pub fn add(
-        &self,
-        request: &Request,
-        pattern: Option<&str>,
-        status: u16,
-        took: Duration,
-        client: IpAddr,
-    ) {
-        let logged = LoggedRequest {
-            id: request.id.as_str().to_owned(),
-            created_ms: clock::now_ms(),
-            method: request.method,
-            path: shortened(pattern.unwrap_or(&request.path)),
-            status,
-            took,
-            peer: request.peer.ip().to_canonical(),
-            client,
-            user_agent: shortened(request.header("User-Agent").unwrap_or_default()),
-        };
-        let mut ring = lock(&self.0);
-        if ring.len() >= REQUESTS_MAX {
-            ring.pop_front();
+/// The requests that match a filter, newest first.
+fn matching(call: &Call<'_>, text: &str) -> Result<Vec<Value>> {
+    let mut entries = call.requests.entries();
+    if text.trim().is_empty() {
+        return Ok(entries);
+    }
+    let filter = filter::parse(text.trim())?;
+    let mut failure = None;
+    entries.retain(|entry| match holds(&filter, entry) {
+        Ok(is_match) => is_match,
+        Err(error) => {
+            failure.get_or_insert(error);
+            false
         }
-        ring.push_back(logged);
-    }
-
-    /// The requests that match a filter, newest first.
-    fn matching(&self, text: &str) -> Result<Vec<Value>> {
-        let filter = match text.trim() {
-            "" => None,
-            text => Some(filter::parse(text)?),
-        };
-        let kept: Vec<LoggedRequest> = lock(&self.0).iter().rev().cloned().collect();
-        let mut found = Vec::new();
-        for request in kept {
-            let shown = request.to_json();
-            if filter
-                .as_ref()
-                .map_or(Ok(true), |filter| holds(filter, &shown))?
-            {
-                found.push(shown);
-            }
-        }
-        Ok(found)
-    }
-}
-
-impl LoggedRequest {
-    fn to_json(&self) -> Value {
-        let level = match self.status {
-            500.. => LEVELS[2],
-            400.. => LEVELS[1],
-            _ => LEVELS[0],
-        };
-        json!({
-            "id": self.id,
-            "created": clock::format_ms(self.created_ms),
-            "level": level,
-            "message": format!("{} {}", self.method, self.path),
-            "data": {
-                "type": "request",
-                "method": self.method.as_str(),
-                "url": self.path,
-                "status": self.status,
-                "execTime": self.took.as_secs_f64() * 1000.0,
-                "remoteIP": self.peer.to_string(),
-                "userIP": self.client.to_string(),
-                "userAgent": self.user_agent,
-                "referer": "",
-                "auth": "",
-            },
-        })
-    }
-}
-
-fn shortened(text: &str) -> String {
-    let end = (0..=TEXT_BYTES_MAX.min(text.len())).rev();
-    let end = end.into_iter().find(|at| text.is_char_boundary(*at));
-    text[..end.unwrap_or(0)].to_owned()
+    });
+    failure.map_or(Ok(entries), Err)
 }
 
 pub fn list(call: &Call<'_>) -> Result<Response> {
     let pairs = call.query()?;
     let page = page(&pairs)?;
-    let mut found = call
-        .requests
-        .matching(parameter(&pairs, "filter").unwrap_or_default())?;
+    let mut found = matching(call, parameter(&pairs, "filter").unwrap_or_default())?;
     sort(&mut found, parameter(&pairs, "sort").unwrap_or_default())?;
     let before = usize::try_from(page.skip()).unwrap_or(usize::MAX);
     let total = found.len() as u64;
@@ -145,7 +47,7 @@ pub fn list(call: &Call<'_>) -> Result<Response> {
 
 pub fn get(call: &Call<'_>) -> Result<Response> {
     let id = call.param("id");
-    let kept = call.requests.matching("")?;
+    let kept = call.requests.entries();
     let found = kept.into_iter().find(|request| request["id"] == id);
     let found = found.ok_or_else(|| Error::not_found("There is no such log entry."))?;
     Ok(no_store(json_response(200, &found)))
@@ -155,10 +57,7 @@ pub fn get(call: &Call<'_>) -> Result<Response> {
 pub fn stats(call: &Call<'_>) -> Result<Response> {
     let pairs = call.query()?;
     let mut hours: BTreeMap<i64, u64> = BTreeMap::new();
-    for request in call
-        .requests
-        .matching(parameter(&pairs, "filter").unwrap_or_default())?
-    {
+    for request in matching(call, parameter(&pairs, "filter").unwrap_or_default())? {
         let created = request["created"].as_str().and_then(clock::parse_datetime);
         let created = created.unwrap_or_default();
         *hours

@@ -49,6 +49,7 @@ mod records;
 mod replica_routing;
 mod replicated_databases;
 mod replicated_files;
+mod request_log;
 mod routes;
 mod sdk;
 pub mod settings;
@@ -63,7 +64,7 @@ mod workflows;
 use answer::{StatusCounts, body_too_large, error_response, forbidden, no_path};
 use call::{Call, credentials, split_database};
 use cors::Cors;
-use logs::RequestLog;
+use request_log::RequestLog;
 pub use routes::ROUTES;
 use routes::{BODY_BYTES, OnReplica, Route, RouteAccess, RouteScope};
 

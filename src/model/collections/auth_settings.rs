@@ -305,8 +305,8 @@ fn keep_secret(provider: &mut Value, before: &Value) {
     let has_secret = provider["clientSecret"]
         .as_str()
         .is_some_and(|it| !it.is_empty());
-    let same = before.as_array().into_iter().flatten();
-    let same = same.filter(|it| it["name"] == provider["name"]).next();
+    let mut known = before.as_array().into_iter().flatten();
+    let same = known.find(|it| it["name"] == provider["name"]);
     if let (false, Some(secret), Value::Object(object)) = (
         has_secret,
         same.and_then(|it| it.get("clientSecret")),

@@ -79,7 +79,7 @@ impl Catalog {
             warnings.map(|text| format!("{}: {text}", one.next.name))
         });
         let warnings = warnings.collect();
-        let deleted = deleted.into_iter().map(|it| as_deleted(it)).collect();
+        let deleted = deleted.into_iter().map(as_deleted).collect();
         self.store_all(database, all, deleted)?;
         Ok(warnings)
     }

@@ -195,7 +195,7 @@ impl Databases {
             // The file is moved without its WAL, so it has to contain everything.
             match database.checkpoint() {
                 Ok(()) => Ok(database.close().and_then(|()| self.move_file(name))),
-                Err(error) => Err((database, error)),
+                Err(error) => Err(Box::new((database, error))),
             }
         });
         moved?.ok_or_else(|| no_database(name))?

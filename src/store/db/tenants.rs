@@ -157,7 +157,7 @@ impl Tenants {
     pub fn delete<T>(
         &self,
         name: &str,
-        leave: impl FnOnce(Database) -> Result<T, (Database, Error)>,
+        leave: impl FnOnce(Database) -> Result<T, Box<(Database, Error)>>,
     ) -> Result<Option<T>> {
         let database = {
             let mut state = lock(&self.state);
@@ -169,9 +169,10 @@ impl Tenants {
         };
         // The wait for the last request of this database holds no lock, so others proceed.
         let left = match unshared(database) {
-            Ok(database) => {
-                leave(database).map_err(|(database, error)| (Arc::new(database), error))
-            }
+            Ok(database) => leave(database).map_err(|back| {
+                let (database, error) = *back;
+                (Arc::new(database), error)
+            }),
             Err(database) => Err((database, in_use(name))),
         };
         let mut state = lock(&self.state);
