@@ -15,7 +15,7 @@ const METHODS: &str = "GET, POST, PUT, PATCH, DELETE";
 /// Headers that a page may send, if the preflight names none.
 const ALLOWED: &str = "Authorization, Content-Type, X-API-Key, If-Match, If-None-Match";
 /// Headers of answers that a page may read, besides those that the standard allows.
-const EXPOSED: &str = "X-Request-Id, X-Ignored-Fields, X-Vski-Version, X-Replica-Id, Retry-After, ETag, \
+const EXPOSED: &str = "X-Request-Id, X-Ignored-Fields, X-Warnings, X-Vski-Version, X-Replica-Id, Retry-After, ETag, \
                        Content-Range, Accept-Ranges, Content-Disposition, Content-Length";
 /// Media types that a page may send to any origin without a preflight.
 const SIMPLE_TYPES: [&str; 3] = [

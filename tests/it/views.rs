@@ -55,6 +55,7 @@ fn a_view_over_two_collections_has_the_types_of_its_columns() {
     assert_eq!(
         types,
         [
+            ("id", "text", false),
             ("title", "text", false),
             ("author", "relation", false),
             ("tags", "select", false),
@@ -65,6 +66,7 @@ fn a_view_over_two_collections_has_the_types_of_its_columns() {
             ("loud", "json", false),
             ("seen", "number", false),
             ("shown", "bool", false),
+            ("created", "autodate", false),
         ]
     );
     let one = server
