@@ -1,8 +1,8 @@
 //! The last requests, kept in memory.
 //!
 //! A ring of [`REQUESTS_MAX`] requests, of at most 1 KiB each; a restart empties it. It holds no
-//! query strings, headers with credentials or bodies, so no tokens; of a path with a token in it, it
-//! holds the pattern.
+//! query strings, headers with credentials or bodies, so no tokens; of a path with a token in it,
+//! it holds the pattern.
 
 use std::collections::VecDeque;
 use std::net::IpAddr;

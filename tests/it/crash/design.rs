@@ -113,7 +113,8 @@ impl Designer {
                 );
                 let names = fields
                     .iter()
-                    .map(|field| field["name"].as_str().unwrap().to_owned());
+                    .map(|it| it["name"].as_str().unwrap().to_owned());
+                let names = names.filter(|it| !["id", "created", "updated"].contains(&&**it));
                 let path = format!("{base}/collections/{}", name.as_str().unwrap());
                 found.insert(path, names.collect::<Vec<_>>());
             }
