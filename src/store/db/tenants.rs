@@ -25,7 +25,7 @@ const CONNECTIONS_MAX: usize = 16_384;
 /// The bound is not below this, so that work on several tenants at a time can go on.
 const CONNECTIONS_MIN: usize = 64;
 /// Memory that a connection takes: its tables, a few pages, prepared statements.
-pub const CONNECTION_BYTES: u64 = 128 << 10;
+pub const CONNECTION_BYTES: u64 = 256 << 10;
 /// Descriptors of a connection: the file, its WAL, and a share of the index of the WAL.
 pub const CONNECTION_DESCRIPTORS: u64 = 3;
 /// The part of the memory that connections to tenants may take.
