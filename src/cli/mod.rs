@@ -18,6 +18,7 @@ mod command;
 mod cron;
 mod data_dir;
 mod files;
+mod import;
 mod replica;
 mod server_client;
 mod table;
@@ -44,6 +45,7 @@ pub fn run(args: &[String]) -> CommandResult {
         }
         "admin" => admin::run(rest),
         "files" => files::run(rest),
+        "import" => import::run(rest),
         "backup" => backup::backup(rest),
         "restore" => backup::restore(rest),
         "check" => backup::check(rest),
@@ -110,6 +112,7 @@ fn help(command: Option<&str>) -> CommandResult {
         Some("serve") => format!("{SERVE_HELP}\n{}", config::describe()),
         Some("admin") => admin::HELP.to_owned(),
         Some("files") => files::HELP.to_owned(),
+        Some("import") => import::HELP.to_owned(),
         Some("backup") => backup::BACKUP_HELP.to_owned(),
         Some("restore") => backup::RESTORE_HELP.to_owned(),
         Some("check") => backup::CHECK_HELP.to_owned(),
@@ -137,6 +140,7 @@ Usage:
   vski backup DIR [--verify]     back up everything to DIR, copying only new files
   vski restore DIR [--replace]   restore a backup into the data directory
   vski check [DIR]               check all data, or a backup
+  vski import pocketbase DIR     import the data of a PocketBase
   vski files check [--repair]    compare stored files with their hashes and records
   vski replica status            show the state of replication, from a running server
   vski replica promote           turn the data of a replica into that of a master

@@ -1,9 +1,10 @@
 //! Services beside the requests: replication, workflows, realtime, webhooks, cron jobs, statistics,
-//! backups.
+//! backups, imports.
 
 pub mod backup;
 pub mod check;
 pub mod cron;
+pub mod import;
 pub mod realtime;
 pub mod replication;
 pub mod stats;

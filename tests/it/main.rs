@@ -33,6 +33,8 @@ mod definitions;
 /// Full disks, unusable directories, files that grow, work that takes long.
 mod faults;
 mod files;
+/// The data of a PocketBase.
+mod import;
 /// Hostile clients: bodies, headers, connections, slow peers.
 mod limits;
 /// Queries that take long, and how `~` searches.

@@ -103,9 +103,10 @@ impl Auth {
         let account = realm.label("identity", &log_in.identity.to_ascii_lowercase());
         let hashes = found.iter().map(|it| it.password_hash.as_deref());
         let right = self.check_passwords(&account, log_in.from, log_in.password, hashes)?;
-        let Some(secrets) = right.map(|at| found.swap_remove(at)) else {
+        let Some(mut secrets) = right.map(|at| found.swap_remove(at)) else {
             return Err(wrong_password());
         };
+        self.renew_hash(realm, &mut secrets, log_in.password, log_in.from);
         if realm.collection.requires_verified() && !secrets.is_verified {
             return Err(Error::new(
                 Kind::Forbidden,

@@ -79,7 +79,10 @@ impl Auth {
         let found = admins::find(self.databases.default(), email)?;
         let hash = found.as_ref().map(|admin| admin.password_hash.as_str());
         match (self.check_password(&account, from, password, hash)?, found) {
-            (true, Some(admin)) => Ok(self.sign_in(admin)),
+            (true, Some(mut admin)) => {
+                self.renew_admin_hash(&mut admin, password, from);
+                Ok(self.sign_in(admin))
+            }
             _ => Err(wrong_password()),
         }
     }

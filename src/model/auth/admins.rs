@@ -103,6 +103,41 @@ pub(super) fn replace_password(default: &Database, admin: &Admin, hash: String) 
     })
 }
 
+/// Replaces the password hash `old` by another one of the same password; false if it has changed.
+pub(super) fn replace_hash(default: &Database, id: &str, old: &str, new: &str) -> Result<bool> {
+    let (id, old, new) = (id.to_owned(), old.to_owned(), new.to_owned());
+    default.write(move |tx| {
+        let sql = "UPDATE _admins SET password_hash = ?3 WHERE id = ?1 AND password_hash = ?2";
+        Ok(tx.execute(sql, [id, old, new])? == 1)
+    })
+}
+
+/// Inserts an admin of another program; false if there is one with this address or id.
+pub fn import(
+    tx: &Connection,
+    id: String,
+    email: &str,
+    password_hash: String,
+    created: String,
+    updated: String,
+) -> Result<bool> {
+    let sql = "SELECT EXISTS (SELECT 1 FROM _admins WHERE email = ?1 OR id = ?2)";
+    let mut statement = tx.prepare_cached(sql)?;
+    if statement.query_row([email, &id], |row| row.get(0))? {
+        return Ok(false);
+    }
+    let admin = Admin {
+        id,
+        email: email.to_owned(),
+        password_hash,
+        token_key: ids::token_key()?,
+        created,
+        updated,
+    };
+    insert(tx, &admin)?;
+    Ok(true)
+}
+
 /// Changes the address or the password of the admin with this id, or both.
 pub fn update(
     default: &Database,

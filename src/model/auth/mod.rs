@@ -30,6 +30,7 @@ mod authentication;
 mod credentials;
 mod hasher;
 mod identify;
+mod imported_passwords;
 mod issued_tokens;
 pub mod keys;
 pub mod password;

@@ -1,5 +1,8 @@
 //! Passwords: argon2id, in PHC string format, which holds the parameters.
 //!
+//! Imported accounts have hashes of bcrypt until they sign in. Until then a log-in takes another
+//! time than one of an unknown account.
+//!
 //! A hash takes 19 MiB and some tens of milliseconds on purpose; `hasher` keeps that work away from
 //! other requests.
 
@@ -26,6 +29,12 @@ pub fn hash(password: &str) -> Result<String> {
         .map_err(|error| Error::internal(format!("hash a password: {error}")))
 }
 
+/// True for a bcrypt hash, which comes from an import. It is verified, and replaced at the next
+/// log-in.
+pub fn is_imported(hash: &str) -> bool {
+    hash.starts_with("$2")
+}
+
 /// True if the password matches the hash. Without a hash, and for a password over [`BYTES_MAX`], it
 /// does the same work and returns false, so that the time does not reveal whether the account
 /// exists.
@@ -42,6 +51,9 @@ pub fn verify(password: &str, hash: Option<&str>) -> Result<bool> {
         true => (password, hash.is_some()),
         false => ("too long to be a password", false),
     };
+    if let Some(hash) = hash.filter(|hash| is_imported(hash)) {
+        return Ok(is_possible && bcrypt::verify(password, hash).unwrap_or(false));
+    }
     let parsed = PasswordHash::new(hash.unwrap_or(dummy))
         .map_err(|error| Error::internal(format!("read a password hash: {error}")))?;
     let is_right = Argon2::default()
@@ -53,6 +65,15 @@ pub fn verify(password: &str, hash: Option<&str>) -> Result<bool> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_hash_of_bcrypt_is_verified() {
+        let hash = "$2a$10$4kpjmks9o.oNQcgG8cAVx.vo/2qH79K71ELyIHl4U4KkpILaNtTce";
+        assert!(is_imported(hash));
+        assert!(verify("12345678", Some(hash)).unwrap());
+        assert!(!verify("12345679", Some(hash)).unwrap());
+        assert!(!verify("12345678", Some("$2a$10$damaged")).unwrap());
+    }
 
     #[test]
     fn only_the_right_password_of_an_account_is_right() {

@@ -465,7 +465,8 @@ impl Catalog {
         }
     }
 
-    fn is_free_id(&self, id: &str) -> Result<bool> {
+    /// True if no collection of any database has this id.
+    pub fn is_free_id(&self, id: &str) -> Result<bool> {
         self.databases.default().look_up(|connection| {
             let sql = "SELECT 1 FROM _collections WHERE id = ?1";
             let found = connection

@@ -8,6 +8,7 @@
 //! of them; see [`Catalog::catch_up`].
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use rusqlite::Connection;
 use serde_json::Value;
@@ -41,6 +42,12 @@ const SYSTEM_OF_POCKETBASE: [&str; 5] = [
     "_authOrigins",
 ];
 
+/// Limit of an import that also fills its tables.
+const FILL_LIMIT: Duration = Duration::from_secs(6 * 3600);
+
+/// Writes records to the tables of new definitions.
+pub type FillTables = Box<dyn FnOnce(&Connection, &Collections) -> Result<()> + Send>;
+
 /// A collection of an import.
 struct Imported {
     next: Collection,
@@ -53,6 +60,17 @@ impl Catalog {
     /// deletes the others, and fields that the import does not name. Returns the warnings of the
     /// new definitions.
     pub fn import(&self, database: &str, body: &Value, editor: Editor) -> Result<Vec<String>> {
+        self.import_and_fill(database, body, editor, Box::new(|_, _| Ok(())))
+    }
+
+    /// Like [`Catalog::import`]. `fill` writes to the tables in the transaction that creates them.
+    pub fn import_and_fill(
+        &self,
+        database: &str,
+        body: &Value,
+        editor: Editor,
+        fill: FillTables,
+    ) -> Result<Vec<String>> {
         let list = list_of(body)?;
         let deletes = body["deleteMissing"] == Value::Bool(true);
         let _changing = lock(&self.changing);
@@ -80,7 +98,7 @@ impl Catalog {
         });
         let warnings = warnings.collect();
         let deleted = deleted.into_iter().map(as_deleted).collect();
-        self.store_all(database, all, deleted)?;
+        self.store_all(database, all, deleted, fill)?;
         Ok(warnings)
     }
 
@@ -161,6 +179,7 @@ impl Catalog {
         database: &str,
         mut all: Vec<Imported>,
         deleted: Vec<Collection>,
+        fill: FillTables,
     ) -> Result<()> {
         all.retain(|one| {
             let before = one.previous.as_ref().map(|it| it.stored_json());
@@ -179,8 +198,8 @@ impl Catalog {
         }
         let own = self.databases.get(database)?;
         let result = match Arc::ptr_eq(&own, self.databases.default()) {
-            true => self.store_all_in_default(&own, all, deleted),
-            false => self.store_all_in_tenant(database, &own, all, deleted),
+            true => self.store_all_in_default(&own, all, deleted, fill),
+            false => self.store_all_in_tenant(database, (&own, fill), all, deleted),
         };
         // After a failure too, so that definitions which were stale meanwhile are current again.
         self.reload(database)?;
@@ -192,9 +211,10 @@ impl Catalog {
         own: &Database,
         all: Vec<Imported>,
         deleted: Vec<Collection>,
+        fill: FillTables,
     ) -> Result<()> {
         let count = self.count_change(db::DEFAULT);
-        own.write_for_long(move |tx| {
+        own.write_exclusive(FILL_LIMIT, move |tx| {
             for one in &all {
                 schema::apply(tx, &one.next, one.previous.as_deref())
                     .map_err(|error| name_collection(&one.next, error))?;
@@ -203,6 +223,7 @@ impl Catalog {
             for it in &deleted {
                 mark_deleted(tx, &it.id)?;
             }
+            fill(tx, &next_of(&all))?;
             count();
             Ok(())
         })
@@ -211,7 +232,7 @@ impl Catalog {
     fn store_all_in_tenant(
         &self,
         database: &str,
-        own: &Database,
+        (own, fill): (&Database, FillTables),
         all: Vec<Imported>,
         deleted: Vec<Collection>,
     ) -> Result<()> {
@@ -234,13 +255,14 @@ impl Catalog {
         })?;
         let count = self.count_change(database);
         let (next, gone) = (Arc::clone(&all), Arc::clone(&deleted));
-        let applied = own.write_for_long(move |tx| {
+        let applied = own.write_exclusive(FILL_LIMIT, move |tx| {
             for one in next.iter() {
                 schema::apply(tx, &one.next, one.previous.as_deref())
                     .map_err(|error| name_collection(&one.next, error))?;
                 save_applied(tx, &one.next)?;
             }
             gone.iter().try_for_each(|it| save_applied(tx, it))?;
+            fill(tx, &next_of(&next))?;
             count();
             Ok(())
         });
@@ -252,6 +274,11 @@ impl Catalog {
             Err(error) => Err(error),
         }
     }
+}
+
+/// The definitions after an import, without those that it does not mention.
+fn next_of(all: &[Imported]) -> Collections {
+    Collections::from_iter(all.iter().map(|one| one.next.clone()))
 }
 
 /// Replaces the definitions by the pending ones, or discards these.

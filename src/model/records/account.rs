@@ -249,6 +249,20 @@ pub fn apply_change(
     Ok(changed == 1)
 }
 
+/// Replaces the password hash `old` by another one of the same password. Tokens of the account end.
+/// False if the hash has changed.
+pub fn replace_hash(
+    tx: &Connection,
+    collection: &Collection,
+    id: &str,
+    old: &str,
+    new: &str,
+) -> Result<bool> {
+    let table = quote(&collection.name);
+    let sql = format!("UPDATE {table} SET password = ?3 WHERE id = ?1 AND password = ?2");
+    Ok(tx.prepare_cached(&sql)?.execute([id, old, new])? == 1)
+}
+
 /// Checks a password against the field options of the collection.
 pub fn check_password(collection: &Collection, password: &str) -> Result<()> {
     check_value(collection, "password", password)

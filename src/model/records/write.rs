@@ -63,7 +63,7 @@ fn add_files(
 }
 
 /// Columns and values of a new row.
-type Row<'a> = Vec<(&'a str, Cow<'a, Stored>)>;
+pub type Row<'a> = Vec<(&'a str, Cow<'a, Stored>)>;
 
 fn new_row<'a>(collection: &'a Collection, id: &str, resolved: &'a Resolved) -> Row<'a> {
     let now = clock::now();
@@ -83,7 +83,7 @@ fn new_row<'a>(collection: &'a Collection, id: &str, resolved: &'a Resolved) -> 
     system.into_iter().chain(values).collect()
 }
 
-fn insert_row(tx: &Connection, collection: &Collection, row: &Row<'_>) -> Result<Rowid> {
+pub fn insert_row(tx: &Connection, collection: &Collection, row: &Row<'_>) -> Result<Rowid> {
     let token_key = match collection.kind {
         CollectionKind::Base | CollectionKind::View => None,
         CollectionKind::Auth => Some(Stored::Text(ids::token_key()?)),

@@ -41,6 +41,7 @@ impl Schema {
                 include_str!("schema/cron.sql"),
                 include_str!("schema/superusers.sql"),
                 include_str!("schema/webhook_outbox.sql"),
+                include_str!("schema/external_auths.sql"),
             ],
             Schema::Local => &[
                 include_str!("schema/local.sql"),
@@ -60,6 +61,7 @@ impl Schema {
                 include_str!("schema/files.sql"),
                 include_str!("schema/webhooks.sql"),
                 include_str!("schema/webhook_outbox.sql"),
+                include_str!("schema/external_auths.sql"),
             ],
         }
     }

@@ -27,6 +27,22 @@ pub fn open(path: &Path, prepare: Prepare) -> Result<Connection> {
     Ok(connection)
 }
 
+/// Opens a database of another program for reading. No process writes to it; changes that a crash
+/// has left in its WAL are read too.
+pub fn open_foreign(path: &Path) -> Result<Connection> {
+    let connection = match wal_bytes(path) {
+        0 => open_uri(path, "immutable=1")?,
+        _ => {
+            let connection = open_uri(path, "mode=ro&vfs=unix-none")?;
+            connection.pragma_update(None, "locking_mode", "EXCLUSIVE")?;
+            connection
+        }
+    };
+    distrust_schema(&connection)?;
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_DEFENSIVE, true)?;
+    Ok(connection)
+}
+
 /// Opens a file of a data directory for inspection. If this user cannot write, as on a disk that
 /// the kernel has remounted read-only after errors, SQLite cannot create a WAL or its index; if no
 /// server runs, it works without a WAL, or with an index in memory.
