@@ -36,6 +36,8 @@ use report::Losses;
 use rows::{RowCopy, dry_run_is_over};
 use source::Source;
 
+/// Connections to tenants that stay open: an import uses one database.
+const TENANTS: usize = 16;
 /// The folder of a data directory into which the database of a backup is unpacked.
 const SCRATCH: &str = ".import";
 
@@ -94,7 +96,7 @@ pub fn run(job: &ImportJob<'_>) -> Result<ImportReport> {
     let target = dry.as_ref().map_or(job.data_dir, |dry| &dry.0);
     let is_new = !db::default_file(target).exists();
     // Locks the directory.
-    let databases = Arc::new(Databases::open(target, job.settings)?);
+    let databases = Arc::new(Databases::open(target, job.settings, TENANTS)?);
     node::claim_role(databases.local(), db::Role::Master, is_new)?;
     let scratch = Scratch::new(target.join(SCRATCH))?;
     let source = Source::open(job.source, &scratch.0)?;
