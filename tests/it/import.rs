@@ -18,6 +18,7 @@ const TIME: &str = "2026-01-02 03:04:05.678Z";
 fn pb_data(dir: &Path, post_fields: &str) {
     std::fs::create_dir_all(dir.join("storage/c_posts/p1")).unwrap();
     std::fs::write(dir.join("storage/c_posts/p1/doc_a1.txt"), "hello").unwrap();
+    std::fs::write(dir.join("data.db"), "").unwrap();
     let database = sqlite_for_writing(&dir.join("data.db"));
     database
         .execute_batch(

@@ -41,7 +41,7 @@ const TENANTS: usize = 16;
 /// The folder of a data directory into which the database of a backup is unpacked.
 const SCRATCH: &str = ".import";
 
-/// What to import, and where.
+/// The source and the target of an import.
 pub struct ImportJob<'a> {
     pub source: &'a Path,
     pub data_dir: &'a Path,
@@ -57,7 +57,7 @@ pub struct ImportJob<'a> {
 /// The result of an import.
 pub struct ImportReport {
     pub counts: ImportCounts,
-    /// What could not come along, one sentence each.
+    /// One sentence for each kind of data that could not come along.
     pub losses: Vec<String>,
 }
 
