@@ -32,7 +32,14 @@ fn pb_data(dir: &Path, post_fields: &str) {
         )
         .unwrap();
     let insert = "INSERT INTO _collections VALUES (?1, 0, ?2, ?3, ?4, '[]', '', '', NULL, NULL, NULL, '{}', ?5, ?5)";
-    let users = json!([{"id": "f_name", "name": "name", "type": "text"}]).to_string();
+    let users = json!([
+        {"id": "f_password", "name": "password", "type": "password", "system": true, "hidden": true, "required": true},
+        {"id": "f_email", "name": "email", "type": "email", "system": true, "required": true},
+        {"id": "f_visible", "name": "emailVisibility", "type": "bool", "system": true},
+        {"id": "f_verified", "name": "verified", "type": "bool", "system": true},
+        {"id": "f_name", "name": "name", "type": "text"},
+    ])
+    .to_string();
     for row in [
         ["c_users", "auth", "users", users.as_str(), TIME],
         ["c_posts", "base", "posts", post_fields, TIME],
