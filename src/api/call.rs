@@ -14,7 +14,7 @@ use crate::base::budget::{Charge, Network, OutputCharge, Payer};
 use crate::base::error::Result;
 use crate::model::auth::Credentials;
 use crate::model::collections::{Collection, Collections};
-use crate::model::records::Scope;
+use crate::model::records::{RequestFacts, Scope, SentText};
 use crate::model::rules::Identity;
 use crate::net::http::client_address::{Prefix, client_address};
 use crate::net::http::route::Params;
@@ -118,9 +118,18 @@ impl Call<'_> {
 
     /// The caller and the definitions, as the functions of `records` need them.
     pub fn scope(&self) -> Result<Scope> {
+        let collections = self.collections()?;
+        let request = self.request;
+        let asks = collections.ask_what_is_sent() || request.query.contains("request.");
+        let facts = RequestFacts {
+            method: request.method.as_str(),
+            sent: asks.then(|| sent_text(request)).transpose()?,
+            ..RequestFacts::default()
+        };
         Ok(Scope {
-            collections: self.collections()?,
+            collections,
             identity: self.identity.clone(),
+            facts,
             events: Arc::clone(&self.app.events),
             output: self.output().clone(),
         })
@@ -143,6 +152,17 @@ impl Call<'_> {
         self.app.replicas.record_visit(replica, public_url)?;
         Ok(replica)
     }
+}
+
+/// The parameters and headers of a request, as rules see them.
+fn sent_text(request: &Request) -> Result<Arc<SentText>> {
+    let name = |name: &str| name.to_ascii_lowercase().replace('-', "_");
+    let headers = request.headers.iter();
+    let headers = headers.map(|(header, value)| (name(header), value.to_owned()));
+    Ok(Arc::new(SentText {
+        query: query::parse(&request.query)?,
+        headers: headers.collect(),
+    }))
 }
 
 pub fn payer_of(client: IpAddr, identity: &Identity) -> Payer {

@@ -64,6 +64,9 @@ fn value_of(operand: &Operand, collection: &Collection) -> Result<Value> {
             "system" => Ok(Value::Bool(false)),
             name => attribute(name, "filtered").map(|key| json!(key(collection))),
         },
+        Operand::Call(..) => Err(Error::invalid(
+            "The list of collections cannot be filtered by functions.",
+        )),
     }
 }
 

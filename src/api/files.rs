@@ -11,7 +11,7 @@ use crate::base::error::{Error, Result};
 use crate::base::ids;
 use crate::model::collections::{Collection, Field};
 use crate::model::records;
-use crate::model::records::{FoundFile, Scope};
+use crate::model::records::{FoundFile, RequestFacts, Scope};
 use crate::model::rules::Operation;
 use crate::net::http::range::ByteRange;
 use crate::net::http::{Response, range};
@@ -47,7 +47,15 @@ pub fn get(call: &Call<'_>) -> Result<Response> {
     if is_protected {
         let identity = call.identify_for_files(parameter(&pairs, "token"))?;
         let asker = call.asker_as(&identity);
-        let scope = Scope { identity, ..scope };
+        let facts = RequestFacts {
+            context: "protectedFile",
+            ..scope.facts
+        };
+        let scope = Scope {
+            identity,
+            facts,
+            ..scope
+        };
         let may = database.read_for(asker, |it| {
             records::is_allowed(Operation::View, it, &scope, &collection, record)
         })?;

@@ -15,7 +15,7 @@ use crate::base::error::{Error, FieldError, FieldErrors, Result};
 use crate::model::auth::admins;
 use crate::model::collections::{Collection, superusers};
 use crate::model::records;
-use crate::model::records::{Precondition, Scope};
+use crate::model::records::{Precondition, RequestFacts, Scope};
 use crate::net::http::Response;
 use crate::store::db;
 
@@ -100,6 +100,7 @@ fn scope(call: &Call<'_>) -> Result<(Scope, Arc<Collection>)> {
     let scope = Scope {
         collections: call.app.catalog.collections(db::DEFAULT)?,
         identity: call.identity.clone(),
+        facts: RequestFacts::default(),
         events: Arc::clone(&call.app.events),
         output: call.output().clone(),
     };

@@ -33,6 +33,8 @@ mod definitions;
 /// Full disks, unusable directories, files that grow, work that takes long.
 mod faults;
 mod files;
+/// Filters and rules over REST: related records, membership, modifiers, functions, the request.
+mod grammar;
 /// The data of a PocketBase.
 mod import;
 /// Hostile clients: bodies, headers, connections, slow peers.

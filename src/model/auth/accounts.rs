@@ -12,7 +12,7 @@ use crate::base::error::{Error, Kind, Result};
 use crate::model::collections::{Collection, CollectionKind, Collections, TokenKind};
 use crate::model::events::Events;
 use crate::model::records::account::Secrets;
-use crate::model::records::{RawBody, Scope, Shape, account};
+use crate::model::records::{RawBody, RequestFacts, Scope, Shape, account};
 use crate::model::rules::{Identity, Rule, User};
 use crate::store::db::{Database, QueryCaller};
 
@@ -371,6 +371,7 @@ impl Realm {
         Scope {
             collections: Arc::clone(&self.collections),
             identity,
+            facts: RequestFacts::default(),
             events: Arc::clone(&self.events),
             output: OutputCharge::default(),
         }

@@ -22,7 +22,7 @@ pub use field::{
     DomainOptions, Field, FieldKind, FieldLabels, FileOptions, PasswordLimits, RelationOptions,
     TextOptions, TimeOptions,
 };
-pub use index::Index;
+pub use index::{Index, IndexColumn};
 pub use scaffold::scaffolds;
 pub use set::Collections;
 pub use stored::{databases, definitions, has_open_accounts, is_applied, stable_definitions};
@@ -73,4 +73,19 @@ pub fn test_collection(id: &str, name: &str, fields: serde_json::Value) -> Colle
     let mut collection = Collection::new(id.to_owned(), crate::store::db::DEFAULT, name);
     collection.set_fields(draft.fields.unwrap());
     collection
+}
+
+/// An index on one field, for tests of other modules.
+#[cfg(test)]
+pub fn test_index(name: &str, field: &str) -> Index {
+    Index {
+        name: name.to_owned(),
+        columns: vec![IndexColumn {
+            tokens: vec![index_sql::Token::Name(field.to_owned())],
+            collation: None,
+            descending: false,
+        }],
+        unique: false,
+        condition: Vec::new(),
+    }
 }

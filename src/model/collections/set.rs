@@ -4,13 +4,17 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::collection::Collection;
+use super::collection::{Collection, Rules};
 use crate::base::error::{Error, Result};
+use crate::model::filter::REQUEST;
+use crate::model::rules::Rule;
 
 #[derive(Debug, Default)]
 pub struct Collections {
     by_name: HashMap<String, Arc<Collection>>,
     by_id: HashMap<String, Arc<Collection>>,
+    /// A rule asks for a parameter or a header of the request.
+    ask_what_is_sent: bool,
     /// The count of changes when these were read, and the current one.
     read_at: u64,
     changes: Arc<AtomicU64>,
@@ -29,6 +33,11 @@ impl Collections {
     /// The number of collections.
     pub fn len(&self) -> usize {
         self.by_id.len()
+    }
+
+    /// True if a rule asks for a parameter or a header of the request.
+    pub fn ask_what_is_sent(&self) -> bool {
+        self.ask_what_is_sent
     }
 
     /// By name, or else by id.
@@ -72,10 +81,33 @@ impl Collections {
     }
 }
 
+fn asks_what_is_sent(rules: &Rules) -> bool {
+    let Rules {
+        list,
+        view,
+        create,
+        update,
+        delete,
+        execute,
+        manage,
+        ..
+    } = rules;
+    let is_sent = |path: &[String]| match path {
+        [first, part, ..] => first == REQUEST && (part == "query" || part == "headers"),
+        _ => false,
+    };
+    [list, view, create, update, delete, execute, manage]
+        .into_iter()
+        .flatten()
+        .filter_map(Rule::expression)
+        .any(|rule| rule.any_path(&is_sent))
+}
+
 impl FromIterator<Collection> for Collections {
     fn from_iter<I: IntoIterator<Item = Collection>>(list: I) -> Collections {
         let mut collections = Collections::default();
         for collection in list {
+            collections.ask_what_is_sent |= asks_what_is_sent(&collection.rules);
             let collection = Arc::new(collection);
             collections
                 .by_id

@@ -4,7 +4,7 @@ use super::tree::{Literal, Op};
 use crate::base::error::{Error, Result};
 
 /// Largest number of names in a path.
-pub const PATH_MAX: usize = 8;
+pub const PATH_MAX: usize = 10;
 
 #[derive(Clone, Debug, PartialEq)]
 pub enum Token {
@@ -28,7 +28,7 @@ pub struct Lexer<'a> {
 
 impl<'a> Lexer<'a> {
     pub fn next_token(&mut self) -> Result<Option<Token>> {
-        self.at = self.text.len() - self.rest().trim_start().len();
+        self.skip_space();
         let Some(first) = self.rest().bytes().next() else {
             return Ok(None);
         };
@@ -40,6 +40,18 @@ impl<'a> Lexer<'a> {
             _ => self.symbol()?,
         };
         Ok(Some(token))
+    }
+
+    /// Skips white space, and comments from `//` to the end of the line.
+    fn skip_space(&mut self) {
+        loop {
+            let rest = self.rest().trim_start();
+            self.at = self.text.len() - rest.len();
+            if !rest.starts_with("//") {
+                return;
+            }
+            self.at += rest.find('\n').unwrap_or(rest.len());
+        }
     }
 
     fn rest(&self) -> &'a str {

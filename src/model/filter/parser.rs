@@ -1,7 +1,7 @@
 //! Parses the tokens of a filter or sort into a tree.
 
-use super::lexer::{Lexer, PATH_MAX, Token};
-use super::tree::{Comparison, Expr, Literal, Op, Operand, SortTerm};
+use super::lexer::{Lexer, Token};
+use super::tree::{Comparison, Expr, Function, Literal, Op, Operand, SortTerm};
 use crate::base::error::{Error, Result};
 
 /// Longest filter, rule or sort, in bytes.
@@ -10,6 +10,8 @@ pub const BYTES_MAX: usize = 8 << 10;
 pub const COMPARISONS_MAX: usize = 200;
 /// Deepest nesting of parentheses and `NOT`s.
 pub const DEPTH_MAX: usize = 32;
+/// Largest number of terms of a sort.
+const SORT_TERMS_MAX: usize = 8;
 
 /// Parses a filter or rule. An empty string is an error.
 pub fn parse(text: &str) -> Result<Expr> {
@@ -37,9 +39,9 @@ pub fn parse_sort(text: &str) -> Result<Vec<SortTerm>> {
         .map(str::trim)
         .filter(|term| !term.is_empty());
     let terms: Vec<SortTerm> = terms.map(parse_sort_term).collect::<Result<_>>()?;
-    if terms.len() > PATH_MAX {
+    if terms.len() > SORT_TERMS_MAX {
         return Err(Error::invalid(format!(
-            "A sort has at most {PATH_MAX} terms."
+            "A sort has at most {SORT_TERMS_MAX} terms."
         )));
     }
     Ok(terms)
@@ -131,6 +133,8 @@ impl Parser {
         match self.next().ok_or_else(ends_early)? {
             Token::Op(op, any) => {
                 let right = self.operand()?;
+                let is_call = |operand: &Operand| matches!(operand, Operand::Call(..));
+                let any = any || is_call(&left) || is_call(&right);
                 Ok(Expr::Compare(Comparison {
                     left,
                     op,
@@ -169,9 +173,41 @@ impl Parser {
     fn operand(&mut self) -> Result<Operand> {
         match self.next().ok_or_else(ends_early)? {
             Token::Literal(literal) => Ok(Operand::Literal(literal)),
+            Token::Path(path) if self.accept(&Token::Open) => self.call(&path),
             Token::Path(path) => Ok(Operand::Path(path)),
             token => Err(unexpected(&token)),
         }
+    }
+
+    /// The arguments of a function, after its opening parenthesis.
+    fn call(&mut self, name: &[String]) -> Result<Operand> {
+        let name = name.join(".");
+        let function = Function::ALL.into_iter().find(|it| it.name() == name);
+        let function =
+            function.ok_or_else(|| Error::invalid(format!("There is no function {name}.")))?;
+        let mut arguments = Vec::new();
+        while !self.accept(&Token::Close) {
+            if !arguments.is_empty() && !self.accept(&Token::Comma) {
+                return Err(self.next().map_or_else(ends_early, |it| unexpected(&it)));
+            }
+            self.count()?;
+            arguments.push(match self.next().ok_or_else(ends_early)? {
+                Token::Literal(literal) => Operand::Literal(literal),
+                Token::Path(path) => Operand::Path(path),
+                token => return Err(unexpected(&token)),
+            });
+        }
+        let (least, most) = function.arity();
+        if !(least..=most).contains(&arguments.len()) {
+            return Err(Error::invalid(format!(
+                "{name} takes {} arguments.",
+                match least == most {
+                    true => least.to_string(),
+                    false => format!("{least} to {most}"),
+                }
+            )));
+        }
+        Ok(Operand::Call(function, arguments))
     }
 
     fn list(&mut self) -> Result<Vec<Literal>> {

@@ -29,6 +29,10 @@ fn show_operand(operand: &Operand) -> String {
     match operand {
         Operand::Path(path) => path.join("."),
         Operand::Literal(literal) => format!("{literal:?}"),
+        Operand::Call(function, list) => {
+            let list: Vec<String> = list.iter().map(show_operand).collect();
+            format!("{}({})", function.name(), list.join(", "))
+        }
     }
 }
 
@@ -68,6 +72,49 @@ fn operators_and_operands() {
     check(
         "a=true&&b=False",
         "(a Equal Bool(true) & b Equal Bool(false))",
+    );
+}
+
+#[test]
+fn comments_end_with_the_line() {
+    check(
+        "// who\n a = 1 // && b = 2\n && c = '//' // end",
+        "(a Equal Integer(1) & c Equal Text(\"//\"))",
+    );
+    assert!(parse("// nothing").is_err());
+    assert!(parse("a / 1").is_err());
+}
+
+#[test]
+fn a_comparison_with_a_function_asks_for_any_value() {
+    check(
+        "geoDistance(a.lon, a.lat, 1, -2.5) < 10",
+        "geoDistance(a.lon, a.lat, Integer(1), Real(-2.5)) anyLess Integer(10)",
+    );
+    check(
+        "'2026' = strftime('%Y', created, '+1 day')",
+        "Text(\"2026\") anyEqual strftime(Text(\"%Y\"), created, Text(\"+1 day\"))",
+    );
+    for text in [
+        "geoDistance(1, 2, 3) < 1",
+        "geoDistance(1, 2, 3, 4, 5) < 1",
+        "geodistance(1, 2, 3, 4) < 1",
+        "strftime() = ''",
+        "strftime('%Y' created) = ''",
+        "strftime('%Y',) = ''",
+        "strftime('%Y', strftime('%Y')) = ''",
+        "strftime('%Y'",
+        "lower(a) = 'x'",
+    ] {
+        assert!(parse(text).is_err(), "{text}");
+    }
+}
+
+#[test]
+fn a_name_may_have_a_modifier() {
+    check(
+        "@collection.a:x.tags:each ?= b:lower",
+        "@collection.a:x.tags:each anyEqual b:lower",
     );
 }
 
@@ -115,7 +162,7 @@ fn what_is_no_filter_is_refused() {
         "a = ?",
         "a ? b",
         "\u{e9}=1",
-        "a.b.c.d.e.f.g.h.i=1",
+        "a.b.c.d.e.f.g.h.i.j.k=1",
     ] {
         assert!(parse(text).is_err(), "{text}");
     }

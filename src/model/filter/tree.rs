@@ -1,7 +1,9 @@
 //! The syntax tree of filters, rules and sorts.
 
-/// The first name of paths to the account and the body of the request.
+/// The first name of paths to the caller, the body and the other parts of the request.
 pub const REQUEST: &str = "@request";
+/// The first name of paths to any record of a collection.
+pub const COLLECTION: &str = "@collection";
 
 /// A condition.
 #[derive(Clone, Debug, PartialEq)]
@@ -27,10 +29,7 @@ impl Expr {
 
     /// True if `is_it` holds for one of its paths.
     pub fn any_path(&self, is_it: &dyn Fn(&[String]) -> bool) -> bool {
-        let holds = |operand: &Operand| match operand {
-            Operand::Path(path) => is_it(path),
-            Operand::Literal(_) => false,
-        };
+        let holds = |operand: &Operand| operand.any_path(is_it);
         match self {
             Expr::And(list) | Expr::Or(list) => list.iter().any(|it| it.any_path(is_it)),
             Expr::Not(inner) => inner.any_path(is_it),
@@ -39,14 +38,15 @@ impl Expr {
         }
     }
 
-    /// True if it depends on the request: on the account of the caller, or on the body.
+    /// True if it depends on the request: on its caller, its body or another part of it.
     pub fn depends_on_request(&self) -> bool {
         self.any_path(&|path| path.first().is_some_and(|name| name == REQUEST))
     }
 
     /// True if it depends on the time, through a macro such as `@now`.
     pub fn depends_on_time(&self) -> bool {
-        let is_macro = |name: &String| name.starts_with('@') && name != REQUEST;
+        let is_macro =
+            |name: &String| name.starts_with('@') && name != REQUEST && name != COLLECTION;
         self.any_path(&|path| path.first().is_some_and(is_macro))
     }
 
@@ -61,7 +61,8 @@ impl Expr {
     }
 }
 
-/// `left op right`; with `any`, one of several values is enough.
+/// `left op right`; with `any`, one of several values is enough. A comparison with a function is
+/// always of this kind.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Comparison {
     pub left: Operand,
@@ -150,8 +151,56 @@ impl Op {
 pub enum Operand {
     Literal(Literal),
     /// A path to a field, possibly of a related record: `author.name`. The first name may begin
-    /// with `@`.
+    /// with `@`, and a name may end with a modifier: `tags:each`.
     Path(Vec<String>),
+    /// A function of paths and literals.
+    Call(Function, Vec<Operand>),
+}
+
+impl Operand {
+    fn any_path(&self, is_it: &dyn Fn(&[String]) -> bool) -> bool {
+        match self {
+            Operand::Literal(_) => false,
+            Operand::Path(path) => is_it(path),
+            Operand::Call(_, list) => list.iter().any(|it| it.any_path(is_it)),
+        }
+    }
+
+    /// Its paths, those in a call included.
+    pub fn paths(&self) -> Vec<&[String]> {
+        match self {
+            Operand::Literal(_) => Vec::new(),
+            Operand::Path(path) => vec![path],
+            Operand::Call(_, list) => list.iter().flat_map(Operand::paths).collect(),
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Function {
+    /// The distance of two points in kilometres, from longitude and latitude of each.
+    GeoDistance,
+    /// A formatted time, as the function of SQLite with this name.
+    Strftime,
+}
+
+impl Function {
+    pub const ALL: [Function; 2] = [Function::GeoDistance, Function::Strftime];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Function::GeoDistance => "geoDistance",
+            Function::Strftime => "strftime",
+        }
+    }
+
+    /// The smallest and the largest number of its arguments.
+    pub fn arity(self) -> (usize, usize) {
+        match self {
+            Function::GeoDistance => (4, 4),
+            Function::Strftime => (1, 10),
+        }
+    }
 }
 
 #[derive(Clone, Debug, PartialEq)]

@@ -8,8 +8,8 @@ use rusqlite::{Connection, OptionalExtension as _, params_from_iter};
 use serde_json::{Map, Value};
 
 use super::draft::Proof;
-use super::plan::RecordKey;
 use super::publish::publish;
+use super::record_key::RecordKey;
 use super::row::{find_permitted, holds, record_not_found, rowid_of};
 use super::shape::Shape;
 use super::version::next_updated;

@@ -77,6 +77,7 @@ impl BatchStep {
             shape,
             action,
         } = self;
+        let scope = &scope.with_method(action.method());
         let shown = match action {
             BatchAction::Create(draft) => create(tx, scope, &collection, draft, &shape)?,
             BatchAction::Update(id, draft) => update(tx, scope, &collection, &id, draft, &shape)?,
@@ -93,6 +94,18 @@ impl BatchStep {
         out.extend_from_slice(&shown.json);
         out.push(b'}');
         Ok(())
+    }
+}
+
+impl BatchAction {
+    /// The method of a request that does the same.
+    fn method(&self) -> &'static str {
+        match self {
+            BatchAction::Create(_) => "POST",
+            BatchAction::Update(..) => "PATCH",
+            BatchAction::Upsert(..) => "PUT",
+            BatchAction::Delete(_) => "DELETE",
+        }
     }
 }
 

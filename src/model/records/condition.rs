@@ -39,6 +39,7 @@ impl Condition {
             access: access.clone(),
         };
         let mut query = Query::new(&scope.collections, scope.request_context(None), Vec::new());
+        query.is_list = true;
         condition.sql = condition.build(collection, &mut query)?;
         condition.params = query.into_params();
         Ok(condition)

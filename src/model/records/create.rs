@@ -5,8 +5,8 @@ use std::sync::Arc;
 use rusqlite::Connection;
 
 use super::draft::new_id;
-use super::plan::RecordKey;
 use super::publish::publish;
+use super::record_key::RecordKey;
 use super::row::holds;
 use super::{Draft, RenderedRecord, Scope, Shape, resolve, write};
 use crate::base::error::{Error, Result};

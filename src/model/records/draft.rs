@@ -576,6 +576,7 @@ mod tests {
         let scope = Scope {
             collections: std::sync::Arc::default(),
             identity: crate::model::rules::Identity::Admin("a".to_owned()),
+            facts: crate::model::records::RequestFacts::default(),
             events: std::sync::Arc::default(),
             output: crate::base::budget::OutputCharge::default(),
         };

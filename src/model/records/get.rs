@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use rusqlite::Connection;
 
-use super::plan::RecordKey;
+use super::record_key::RecordKey;
 use super::row::record_not_found;
 use super::{Precondition, RenderedRecord, Scope, Shape};
 use crate::base::error::Result;

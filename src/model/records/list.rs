@@ -5,7 +5,7 @@ use std::sync::Arc;
 use rusqlite::Connection;
 
 use super::condition::Condition;
-use super::plan::RecordKey;
+use super::record_key::RecordKey;
 use super::{Scope, Shape};
 use crate::base::error::Result;
 use crate::base::paging::Page;

@@ -7,20 +7,22 @@
 use std::sync::Arc;
 
 use rusqlite::types::{Value as Stored, ValueRef};
-use rusqlite::{Connection, Row, ToSql};
+use rusqlite::{CachedStatement, Connection, Row, ToSql};
 
 use super::Scope;
+use super::columns::{below, is_readable, length_of, text_of, write_excerpt};
 use super::excerpt::Excerpt;
-use super::json::write_value;
 use super::limits::Limits;
-use super::query::{MAIN, Query, RequestContext, Trust, email_visibility};
+use super::query::{
+    MAIN, Query, RequestContext, RequestFacts, Trust, back_relation, email_visibility, is_unique,
+};
+use super::record_key::{RecordKey, from_clause};
 use super::shape::{FieldTree, Shape};
 use super::version::RenderedRecord;
 use crate::base::error::Result;
 use crate::base::json::write_text;
 use crate::model::collections::{Collection, Collections, Field};
 use crate::model::events::RecordState;
-use crate::model::filter::Expr;
 use crate::model::rules::{Access, Fields, Grant, Identity, Operation};
 use crate::store::db::quote;
 
@@ -77,24 +79,26 @@ struct SystemParts {
 struct Expand {
     name: String,
     column: usize,
-    is_multiple: bool,
+    records: Related,
     /// None if the caller may see no record of the target.
     plan: Option<Plan>,
 }
 
-/// The key by which a plan finds its record.
-pub enum RecordKey {
-    Rowid,
-    /// By rowid, for a record that the caller has just created: all its values are visible.
-    New,
-    /// By id, if the access of the plan admits the record.
-    Id,
-    /// The record is not read but passed in, as the values of `events::State`. It is written if the
-    /// access of the plan admits it and this filter of the caller matches.
-    Values(Option<Expr>),
-    /// All rows of a view that this clause admits. The parameters of the clause come first.
-    Clause(String, Vec<Stored>),
+/// The records that a relation to expand leads to.
+#[derive(Clone, Copy)]
+enum Related {
+    /// Of one id.
+    One,
+    /// Of a list of ids.
+    List,
+    /// The one that names this record.
+    NamingOne,
+    /// Those that name this record.
+    Naming,
 }
+
+/// Most records that one expansion of those that name a record shows, as in PocketBase.
+const NAMING_MAX: usize = 1000;
 
 impl Plan {
     /// Builds the plan for the caller of `scope`, within `grant`.
@@ -108,6 +112,7 @@ impl Plan {
         let planner = Planner {
             collections: &scope.collections,
             identity: &scope.identity,
+            facts: &scope.facts,
             limits: Limits::new(&scope.output),
         };
         planner.plan(collection, shape.fields.as_ref(), &shape.expand, key, grant)
@@ -187,11 +192,7 @@ impl Plan {
     ) -> Result<bool> {
         self.limits.count_lookup()?;
         self.limits.reach(out.len())?;
-        let mut statement = connection.prepare_cached(&self.sql)?;
-        let params = keys.chain(self.params.iter().map(|param| param as &dyn ToSql));
-        for (at, param) in params.enumerate() {
-            statement.raw_bind_parameter(at + 1, param)?;
-        }
+        let mut statement = self.statement(connection, keys)?;
         let mut rows = statement.raw_query();
         match rows.next()? {
             Some(row) => {
@@ -203,6 +204,35 @@ impl Plan {
             }
             None => Ok(false),
         }
+    }
+
+    /// Writes all records that name this id, separated by commas.
+    fn write_naming(&self, connection: &Connection, id: &str, out: &mut Vec<u8>) -> Result<()> {
+        let mut statement = self.statement(connection, std::iter::once(&id as &dyn ToSql))?;
+        let mut rows = statement.raw_query();
+        let start = out.len();
+        while let Some(row) = rows.next()? {
+            self.limits.count_lookup()?;
+            if out.len() > start {
+                out.push(b',');
+            }
+            self.write_row(connection, row, out)?;
+        }
+        Ok(())
+    }
+
+    /// The statement with its parameters.
+    fn statement<'a, 'c>(
+        &'a self,
+        connection: &'c Connection,
+        keys: impl Iterator<Item = &'a dyn ToSql>,
+    ) -> Result<CachedStatement<'c>> {
+        let mut statement = connection.prepare_cached(&self.sql)?;
+        let params = keys.chain(self.params.iter().map(|param| param as &dyn ToSql));
+        for (at, param) in params.enumerate() {
+            statement.raw_bind_parameter(at + 1, param)?;
+        }
+        Ok(statement)
     }
 
     fn write_row(&self, connection: &Connection, row: &Row<'_>, out: &mut Vec<u8>) -> Result<()> {
@@ -285,16 +315,27 @@ impl Expand {
         ids: &[u8],
         out: &mut Vec<u8>,
     ) -> Result<bool> {
-        if !self.is_multiple {
-            let id = std::str::from_utf8(ids).unwrap_or_default();
-            return Ok(!id.is_empty() && plan.write(connection, &id, out)?);
+        let id = std::str::from_utf8(ids).unwrap_or_default();
+        let start = out.len();
+        match self.records {
+            Related::One => return Ok(!id.is_empty() && plan.write(connection, &id, out)?),
+            Related::NamingOne => {
+                plan.write_naming(connection, id, out)?;
+                return Ok(out.len() > start);
+            }
+            Related::Naming => {
+                out.push(b'[');
+                plan.write_naming(connection, id, out)?;
+                out.push(b']');
+                return Ok(out.len() > start + 2);
+            }
+            Related::List => {}
         }
         let ids: Vec<String> = serde_json::from_slice(ids).unwrap_or_default();
         out.push(b'[');
-        let start = out.len();
         for id in ids {
             let before = out.len();
-            if before > start {
+            if before > start + 1 {
                 out.push(b',');
             }
             if !plan.write(connection, &id, out)? {
@@ -302,13 +343,14 @@ impl Expand {
             }
         }
         out.push(b']');
-        Ok(out.len() > start + 1)
+        Ok(out.len() > start + 2)
     }
 }
 
 struct Planner<'a> {
     collections: &'a Collections,
     identity: &'a Identity,
+    facts: &'a RequestFacts,
     limits: Limits,
 }
 
@@ -357,6 +399,9 @@ impl Planner<'_> {
             .iter()
             .filter(|_| wants("expand"))
             .filter_map(|(name, tree)| {
+                if collection.field(name).is_none() {
+                    return self.expand_back(collection, name, tree, below, &mut columns);
+                }
                 let (at, target) = self.relation(collection, &grant.fields, name)?;
                 Some(self.expand((collection, at), target, tree, below, &mut columns))
             })
@@ -415,21 +460,60 @@ impl Planner<'_> {
             }
         };
         let grant = target.grant(Operation::View, self.identity);
-        // Without names below the relation, or with `*`, all fields are written.
-        let below = fields
-            .filter(|tree| !tree.children.is_empty() && !tree.children.contains_key("*"))
-            .and_then(|tree| tree.children.get(name))
-            .filter(|tree| !tree.children.is_empty());
         let plan = match grant.access {
             Access::Denied => None,
-            _ => Some(self.plan(target, below, tree, &RecordKey::Id, &grant)?),
+            _ => Some(self.plan(target, below(fields, name), tree, &RecordKey::Id, &grant)?),
         };
         Ok(Expand {
             name: name.clone(),
             column,
-            is_multiple: field.is_multiple(),
+            records: match field.is_multiple() {
+                true => Related::List,
+                false => Related::One,
+            },
             plan,
         })
+    }
+
+    /// The records that a name such as `comments_via_post` stands for; none if the caller may not
+    /// see the relation.
+    fn expand_back(
+        &self,
+        collection: &Collection,
+        name: &str,
+        tree: &FieldTree,
+        fields: Option<&FieldTree>,
+        columns: &mut Vec<Column>,
+    ) -> Option<Result<Expand>> {
+        let (target, relation) = back_relation(self.collections, collection, name)?;
+        let grant = target.grant(Operation::View, self.identity);
+        if grant.access == Access::Denied || !is_readable(&grant.fields, relation) {
+            return None;
+        }
+        let at = target.fields.iter().position(|it| it.id == relation.id)?;
+        let is_id = |column: &Column| column.field.is_none() && column.name == "id";
+        let column = columns.iter().position(is_id).unwrap_or(columns.len());
+        if column == columns.len() {
+            columns.push(Column {
+                field: None,
+                name: "id",
+                hidden: true,
+                is_guarded: false,
+                excerpt: None,
+            });
+        }
+        let key = RecordKey::Naming(at);
+        let plan = self.plan(target, below(fields, name), tree, &key, &grant);
+        let is_one = !relation.is_multiple() && is_unique(target, relation);
+        Some(plan.map(|plan| Expand {
+            name: name.to_owned(),
+            column,
+            records: match is_one {
+                true => Related::NamingOne,
+                false => Related::Naming,
+            },
+            plan: Some(plan),
+        }))
     }
 
     fn select(
@@ -440,12 +524,13 @@ impl Planner<'_> {
         access: &Access,
     ) -> Result<(String, Vec<Stored>)> {
         let reserved = match key {
-            RecordKey::Rowid | RecordKey::New | RecordKey::Id => 1,
+            RecordKey::Rowid | RecordKey::New | RecordKey::Id | RecordKey::Naming(_) => 1,
             RecordKey::Values(_) => RecordState::SYSTEM.len() + collection.fields.len(),
             RecordKey::Clause(_, params) => params.len(),
         };
         let request = RequestContext {
             identity: self.identity,
+            facts: self.facts,
             body: None,
         };
         let mut query = Query::new(self.collections, request, vec![Stored::Null; reserved]);
@@ -470,26 +555,7 @@ impl Planner<'_> {
                 }
             }
         }
-        let table = collection.source();
-        sql += &match key {
-            RecordKey::Rowid | RecordKey::New => [
-                " FROM ",
-                &table,
-                " AS ",
-                MAIN,
-                " WHERE ",
-                MAIN,
-                ".rowid = ?1",
-            ]
-            .concat(),
-            RecordKey::Id => [" FROM ", &table, " AS ", MAIN, " WHERE ", MAIN, ".id = ?1"].concat(),
-            RecordKey::Values(_) => format!(
-                " FROM ({}) AS {MAIN} WHERE TRUE",
-                row_of_parameters(collection)
-            ),
-            // The clause has the rule already.
-            RecordKey::Clause(clause, _) => [" FROM ", &table, " AS ", MAIN, clause].concat(),
-        };
+        sql += &from_clause(collection, key);
         match access {
             Access::Free => {}
             Access::Denied => sql += " AND FALSE",
@@ -502,47 +568,12 @@ impl Planner<'_> {
             sql += " AND ";
             sql += &query.condition(filter, collection, Trust::Caller)?;
         }
-        Ok((sql, query.into_params().split_off(reserved)))
-    }
-}
-
-/// Approximate length of a value in the response.
-fn length_of(value: ValueRef<'_>) -> usize {
-    match value {
-        ValueRef::Text(bytes) | ValueRef::Blob(bytes) => bytes.len(),
-        ValueRef::Null | ValueRef::Integer(_) | ValueRef::Real(_) => 0,
-    }
-}
-
-/// A `SELECT` that makes a row from parameters, with the column types of the table.
-fn row_of_parameters(collection: &Collection) -> String {
-    let system = RecordState::SYSTEM.map(|name| (name.to_owned(), "TEXT"));
-    let fields = collection.fields.iter();
-    let fields = fields.map(|field| (quote(&field.name), field.kind.affinity()));
-    let columns = system.into_iter().chain(fields).enumerate();
-    let columns =
-        columns.map(|(at, (name, kind))| format!("CAST(?{} AS {kind}) AS {name}", at + 1));
-    format!("SELECT {}", columns.collect::<Vec<_>>().join(", "))
-}
-
-fn is_readable(fields: &Fields, field: &Field) -> bool {
-    !field.is_secret() && fields.has(&field.name, field.hidden)
-}
-
-/// Writes the excerpt of a text field if one is requested, else the value.
-fn write_excerpt(field: &Field, excerpt: Option<Excerpt>, value: ValueRef<'_>, out: &mut Vec<u8>) {
-    let is_text = !field.is_multiple() && !field.is_json();
-    match (excerpt.filter(|_| is_text), value) {
-        (Some(part), ValueRef::Text(text)) => {
-            write_text(part.apply(&String::from_utf8_lossy(text)).as_bytes(), out);
+        if let RecordKey::Naming(_) = key {
+            sql += &format!(
+                " ORDER BY {MAIN}.{} LIMIT {NAMING_MAX}",
+                collection.row_key()
+            );
         }
-        _ => write_value(field, value, out),
-    }
-}
-
-fn text_of(value: ValueRef<'_>) -> &[u8] {
-    match value {
-        ValueRef::Text(text) => text,
-        _ => b"",
+        Ok((sql, query.into_params().split_off(reserved)))
     }
 }

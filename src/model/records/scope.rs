@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::query::{RequestBody, RequestContext};
+use super::query::{RequestBody, RequestContext, RequestFacts};
 use crate::base::budget::OutputCharge;
 use crate::base::error::{Error, Kind, Result};
 use crate::model::collections::{Collection, Collections};
@@ -14,6 +14,7 @@ use crate::model::rules::{Access, Grant, Identity, Operation};
 pub struct Scope {
     pub collections: Arc<Collections>,
     pub identity: Identity,
+    pub facts: RequestFacts,
     /// Subscribers and webhooks that receive what is written.
     pub events: Arc<Events>,
     /// The memory charged for the response.
@@ -50,9 +51,22 @@ impl Scope {
             if user.collection_id == collection.id && user.id == id)
     }
 
+    /// The same for one request of a batch.
+    pub fn with_method(&self, method: &'static str) -> Scope {
+        let facts = RequestFacts {
+            method,
+            ..self.facts.clone()
+        };
+        Scope {
+            facts,
+            ..self.clone()
+        }
+    }
+
     pub fn request_context<'a>(&'a self, body: Option<&'a RequestBody>) -> RequestContext<'a> {
         RequestContext {
             identity: &self.identity,
+            facts: &self.facts,
             body,
         }
     }

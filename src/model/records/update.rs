@@ -5,8 +5,8 @@ use std::sync::Arc;
 use rusqlite::Connection;
 
 use super::create::create;
-use super::plan::RecordKey;
 use super::publish::publish;
+use super::record_key::RecordKey;
 use super::row::{find_permitted, record_not_found, rowid_of};
 use super::{Draft, RenderedRecord, Scope, Shape, account, resolve, write};
 use crate::base::error::{Error, Result};

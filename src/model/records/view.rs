@@ -9,14 +9,15 @@ use std::sync::Arc;
 
 use rusqlite::Connection;
 
-use super::plan::{Plan, RecordKey};
-use super::query::email_visibility;
+use super::plan::Plan;
+use super::query::{VIA, email_visibility};
+use super::record_key::RecordKey;
 use super::routing_key::RoutingKey;
 use super::{Scope, Shape};
 use crate::base::error::{Error, Result};
 use crate::model::collections::{Collection, Collections};
 use crate::model::events::{RecordState, SqlValue};
-use crate::model::filter::{Expr, REQUEST};
+use crate::model::filter::{COLLECTION, Expr, REQUEST};
 use crate::model::rules::{Access, Operation, Rule};
 
 /// The records and fields that a subscription asks for.
@@ -151,7 +152,10 @@ fn rule<'a>(collection: &'a Collection, spec: &SubscriptionSpec) -> Option<&'a R
 
 fn mentions_email(spec: &SubscriptionSpec) -> bool {
     let fields = spec.shape.fields.as_ref();
-    let is_address = |path: &[String]| path.iter().any(|name| name == "email");
+    let is_address = |path: &[String]| {
+        let mut names = path.iter().filter_map(|name| name.split(':').next());
+        names.any(|name| name == "email")
+    };
     let filter = spec.filter.as_ref();
     fields.is_none_or(|tree| tree.has("email"))
         || filter.is_some_and(|filter| filter.any_path(&is_address))
@@ -167,7 +171,7 @@ fn reads_other_records(collection: &Collection, spec: &SubscriptionSpec) -> bool
     let leads_away = |path: &[String]| match path {
         // A field of a record that the account references.
         [first, _, _, _, ..] if first == REQUEST => true,
-        [first, _, ..] => is_relation(first),
+        [first, _, ..] => first == COLLECTION || first.contains(VIA) || is_relation(first),
         _ => false,
     };
     let filter = spec.filter.as_ref();
@@ -215,6 +219,7 @@ mod tests {
     use crate::base::budget::OutputCharge;
     use crate::model::collections::{CollectionKind, test_collection};
     use crate::model::filter;
+    use crate::model::records::RequestFacts;
     use crate::model::rules::Identity;
 
     fn scope(fields: Value, list_rule: &str) -> (Scope, Arc<Collection>) {
@@ -228,6 +233,7 @@ mod tests {
         let scope = Scope {
             collections,
             identity: Identity::Anonymous,
+            facts: RequestFacts::default(),
             events: Arc::default(),
             output: OutputCharge::default(),
         };

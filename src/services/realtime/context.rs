@@ -15,7 +15,7 @@ use crate::model::auth::{Auth, Credentials, StoredCredentials};
 use crate::model::collections::Catalog;
 use crate::model::events::{Events, RecordState};
 use crate::model::filter;
-use crate::model::records::{Scope, Shape, SubscriberView, SubscriptionSpec};
+use crate::model::records::{RequestFacts, Scope, Shape, SubscriberView, SubscriptionSpec};
 use crate::model::rules::{Identity, User};
 use crate::store::db::Databases;
 
@@ -101,6 +101,7 @@ impl Context {
         let scope = Scope {
             collections,
             identity: caller.identity.clone(),
+            facts: facts(),
             events: Arc::clone(&self.events),
             output: OutputCharge::default(),
         };
@@ -147,6 +148,7 @@ impl Context {
         let scope = Scope {
             collections,
             identity: group.identity.clone(),
+            facts: facts(),
             events: Arc::clone(&self.events),
             output: OutputCharge::default(),
         };
@@ -161,6 +163,7 @@ impl Context {
         let scope = Scope {
             collections,
             identity: Identity::Admin(String::new()),
+            facts: facts(),
             events: Arc::clone(&self.events),
             output: OutputCharge::default(),
         };
@@ -176,5 +179,14 @@ impl Context {
             collection_name: collection.name.clone(),
             record: serde_json::from_slice(&out)?,
         }))
+    }
+}
+
+/// What rules can ask about a subscription. It has no parameters or headers of its own.
+fn facts() -> RequestFacts {
+    RequestFacts {
+        context: "realtime",
+        method: "GET",
+        sent: None,
     }
 }

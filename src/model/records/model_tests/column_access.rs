@@ -66,6 +66,14 @@ impl World {
                     self.collect_account(name, rest, context, access);
                 }
             }
+            [first, name, rest @ ..] if first == "@collection" => {
+                let name = name.split(':').next().unwrap_or_default();
+                let mut tables = self.tables.iter();
+                if let Some(target) = tables.position(|it| it.collection.name == name) {
+                    access.targets.insert(target);
+                    self.collect_path(target, rest, access);
+                }
+            }
             [first, ..] if first.starts_with('@') => {}
             path => self.collect_path(table, path, access),
         }
@@ -101,9 +109,20 @@ impl World {
         let Some((name, rest)) = path.split_first() else {
             return;
         };
+        let name = name.split(':').next().unwrap_or_default();
+        if let (None, Some((target, relation))) =
+            (collection.field(name), self.back_relation(table, name))
+        {
+            let back = &self.tables[target].collection;
+            access
+                .columns
+                .insert((back.name.clone(), relation.name.clone()));
+            access.targets.insert(target);
+            return self.collect_path(target, rest, access);
+        }
         access
             .columns
-            .insert((collection.name.clone(), name.clone()));
+            .insert((collection.name.clone(), name.to_owned()));
         let target = collection.field(name).and_then(|field| self.target(field));
         if let Some(target) = target.filter(|_| !rest.is_empty()) {
             access.targets.insert(target);

@@ -21,6 +21,8 @@ pub enum Scalar {
     Hidden,
     Number(Number),
     Text(String),
+    /// The values of a list. `~` searches it as one, other operators compare each.
+    List(Vec<Scalar>),
 }
 
 /// The type of an operand.
@@ -85,10 +87,18 @@ impl OperandType {
 }
 
 impl Scalar {
+    /// The values to compare, each by itself.
+    pub fn elements(self) -> Vec<Scalar> {
+        match self {
+            Scalar::List(list) => list,
+            scalar => vec![scalar],
+        }
+    }
+
     /// The string that `~` matches.
     fn text(&self) -> String {
         match self {
-            Scalar::Unset | Scalar::Hidden => String::new(),
+            Scalar::Unset | Scalar::Hidden | Scalar::List(_) => String::new(),
             Scalar::Number(Number::Integer(integer)) => integer.to_string(),
             Scalar::Number(Number::Real(real)) => real.to_string(),
             Scalar::Text(text) => text.clone(),
@@ -98,7 +108,7 @@ impl Scalar {
     /// Sort order: unset, numbers, strings.
     pub fn compare(&self, other: &Scalar) -> Ordering {
         let rank = |scalar: &Scalar| match scalar {
-            Scalar::Unset | Scalar::Hidden => 0,
+            Scalar::Unset | Scalar::Hidden | Scalar::List(_) => 0,
             Scalar::Number(_) => 1,
             Scalar::Text(_) => 2,
         };
@@ -110,27 +120,31 @@ impl Scalar {
     }
 }
 
-/// True if a comparison holds (or its opposite, unless `positive`) for all pairs of values, or for
-/// any. With an email that the caller may not see, neither holds.
-pub fn compare(
-    left: &ModelOperand,
-    op: Op,
-    any: bool,
-    right: &ModelOperand,
-    positive: bool,
-) -> bool {
-    let pairs = left
-        .scalars
-        .iter()
-        .flat_map(|a| right.scalars.iter().map(move |b| (a, b)));
+/// True if a comparison holds for all pairs of values, or for any. With an email that the caller
+/// may not see it is `hidden`.
+pub fn compare(left: &ModelOperand, op: Op, any: bool, right: &ModelOperand, hidden: bool) -> bool {
+    let is_like = matches!(op, Op::Like | Op::NotLike);
+    let elements = |side: &ModelOperand| -> Vec<Scalar> {
+        let scalars = side.scalars.iter().cloned();
+        scalars.flat_map(Scalar::elements).collect()
+    };
+    let a = match is_like {
+        true => left.scalars.clone(),
+        false => elements(left),
+    };
+    let b = elements(right);
+    let pairs = a.iter().flat_map(|a| b.iter().map(move |b| (a, b)));
     let mut outcomes = pairs.map(|(a, b)| match (a, b) {
-        (Scalar::Hidden, _) | (_, Scalar::Hidden) => false,
-        _ => compare_two(a, left, op, b, right) == positive,
+        (Scalar::Hidden, _) | (_, Scalar::Hidden) => hidden,
+        (Scalar::List(list), _) => {
+            let is_in = |one: &Scalar| compare_two(one, left, Op::Like, b, right);
+            list.iter().any(is_in) == (op == Op::Like)
+        }
+        _ => compare_two(a, left, op, b, right),
     });
-    if any == positive {
-        outcomes.any(|is_so| is_so)
-    } else {
-        outcomes.all(|is_so| is_so)
+    match any {
+        true => outcomes.any(|is_so| is_so),
+        false => outcomes.all(|is_so| is_so),
     }
 }
 

@@ -2,10 +2,11 @@
 
 use super::callers::{Account, Caller};
 use super::compare::{OperandType, Scalar};
+use super::literals::{number_literal, number_text, random_literal};
 use super::model::EvalContext;
 use super::request::ALWAYS;
 use super::world;
-use super::world::{Number, World};
+use super::world::World;
 use crate::model::collections::FieldKind;
 use crate::model::filter::{Comparison, Expr, Literal, Op, Operand, SortTerm};
 use crate::tests::rng::Rng;
@@ -82,6 +83,9 @@ impl<'a> FilterMaker<'a> {
         if rng.percent(if self.context.is_rule { 40 } else { 12 }) {
             return self.of_request(rng);
         }
+        if rng.one_in(20) && (self.context.is_rule || *self.context.caller == Caller::Admin) {
+            return self.of_collection(rng);
+        }
         let path = self.path(rng, 2);
         let place = self.world.class_of(self.table, &path, self.context);
         let class = place.map_or(OperandType::Text, |(class, _)| class);
@@ -121,6 +125,37 @@ impl<'a> FilterMaker<'a> {
             any,
             right,
         })
+    }
+
+    /// A comparison of two records that no relation joins, as in a rule of membership.
+    fn of_collection(&self, rng: &mut Rng) -> Expr {
+        let table = rng.below(self.world.tables.len());
+        let maker = FilterMaker { table, ..*self };
+        let collection = &self.world.tables[table].collection.name;
+        let alias = rng.word(&["", "", ":x"]);
+        let compare = |rng: &mut Rng| {
+            let mut left = vec!["@collection".to_owned(), format!("{collection}{alias}")];
+            let path = maker.path(rng, 1);
+            let class = self.world.class_of(table, &path, self.context);
+            let class = class.map_or(OperandType::Text, |(class, _)| class);
+            let literal = maker.literal(rng, class, &path);
+            left.extend(path);
+            let right = match rng.below(3) {
+                0 => Operand::Path(self.path(rng, 1)),
+                1 => Operand::Path(vec!["@request".into(), "auth".into(), "id".into()]),
+                _ => Operand::Literal(literal),
+            };
+            Expr::Compare(Comparison {
+                left: Operand::Path(left),
+                op: *rng.pick(&[Op::Equal, Op::Equal, Op::NotEqual, Op::Greater]),
+                any: rng.percent(80),
+                right,
+            })
+        };
+        match rng.one_in(3) {
+            true => compare(rng),
+            false => Expr::And(vec![compare(rng), compare(rng)]),
+        }
     }
 
     /// A comparison with a value of the request.
@@ -207,7 +242,12 @@ impl<'a> FilterMaker<'a> {
             return path("auth", vec![rng.word(&names)]);
         }
         let maker = FilterMaker { table, ..*self };
-        path("auth", maker.path(rng, 2))
+        let mut names = maker.path(rng, 2);
+        // The account is a value, whose modifiers are tested elsewhere.
+        if let [name] = names.as_mut_slice() {
+            name.truncate(name.find(':').unwrap_or(name.len()));
+        }
+        path("auth", names)
     }
 
     /// A value that an account may have.
@@ -266,6 +306,14 @@ impl<'a> FilterMaker<'a> {
                 path.push(rng.word(&["id", "created", "updated", "id"]));
                 return;
             }
+            if step < relations_max
+                && rng.percent(12)
+                && let Some((name, target)) = self.world.random_back_relation(rng, table)
+            {
+                path.push(name);
+                table = target;
+                continue;
+            }
             let relations: Vec<usize> = (0..collection.fields.len())
                 .filter(|at| collection.fields[*at].relation().is_some())
                 .collect();
@@ -278,10 +326,15 @@ impl<'a> FilterMaker<'a> {
             path.push(field.name.clone());
             match self.world.target(field) {
                 Some(target) if step < relations_max && rng.percent(70) => table = target,
-                Some(_) => return,
+                Some(_) => {
+                    add_modifier(rng, path);
+                    return;
+                }
                 None => {
                     if matches!(field.kind, FieldKind::Json { .. }) && rng.percent(75) {
                         path.extend((0..rng.between(1, 3)).map(|_| rng.word(&world::JSON_KEYS)));
+                    } else {
+                        add_modifier(rng, path);
                     }
                     return;
                 }
@@ -313,7 +366,9 @@ impl<'a> FilterMaker<'a> {
             Some(Scalar::Number(number)) if rng.one_in(4) => Literal::Text(number_text(number)),
             Some(Scalar::Number(number)) => number_literal(number),
             Some(Scalar::Text(text)) => Literal::Text(text),
-            Some(Scalar::Unset | Scalar::Hidden) | None => random_literal(rng, class),
+            Some(Scalar::Unset | Scalar::Hidden | Scalar::List(_)) | None => {
+                random_literal(rng, class)
+            }
         }
     }
 
@@ -370,70 +425,12 @@ impl<'a> FilterMaker<'a> {
     }
 }
 
-fn random_literal(rng: &mut Rng, class: OperandType) -> Literal {
-    let is_odd = rng.one_in(40);
-    match class {
-        OperandType::Number if !is_odd => match rng.below(4) {
-            0 => Literal::Text(rng.word(&["5", "-0.5", "1e3", "0", " 2 ", "1E3", "-0"])),
-            _ => number_literal(*rng.pick(&world::NUMBERS)),
-        },
-        OperandType::Number => {
-            Literal::Text(rng.word(&["05", "+5", ".5", "x", "5 5", "0x10", "Infinity"]))
-        }
-        OperandType::Bool if !is_odd => match rng.below(4) {
-            0 => Literal::Text(rng.word(&["true", "false"])),
-            1 => number_literal(*rng.pick(&world::NUMBERS)),
-            _ => Literal::Bool(rng.one_in(2)),
-        },
-        OperandType::Date | OperandType::Datetime => Literal::Text(match rng.below(3) {
-            0 => rng.word(&world::DAYS),
-            1 => rng.word(&world::MOMENTS),
-            _ => rng.word(&[
-                "2020-01-01 12:30",
-                "2020-01-01T14:30:00+02:00",
-                "1999",
-                "2020-02-30",
-                "a",
-                "2020-01-01 00:00:00.000Z",
-                "2015-06-15T08:00:00.1239Z",
-                "2020-01-01t00:00z",
-                "2020-01-01 00:00:00 UTC",
-                "2020-01-01 00",
-                "2015-06-15",
-            ]),
-        }),
-        OperandType::Element => Literal::Text(match rng.below(4) {
-            0 => rng.word(&world::CHOICES),
-            1 => world::record_id(rng.below(40)),
-            _ => rng.word(&world::TEXTS),
-        }),
-        _ => match rng.below(8) {
-            0 => number_literal(*rng.pick(&world::NUMBERS)),
-            1 => world::record_id(rng.below(40)).into(),
-            2 => Literal::Text(rng.word(&world::CHOICES)),
-            3 => Literal::Integer(5),
-            _ => Literal::Text(rng.word(&world::TEXTS)),
-        },
-    }
-}
-
-impl From<String> for Literal {
-    fn from(text: String) -> Literal {
-        Literal::Text(text)
-    }
-}
-
-fn number_literal(number: Number) -> Literal {
-    match number {
-        Number::Integer(integer) => Literal::Integer(integer),
-        Number::Real(real) => Literal::Real(real),
-    }
-}
-
-fn number_text(number: Number) -> String {
-    match number {
-        Number::Integer(integer) => integer.to_string(),
-        Number::Real(real) => format!("{real:?}"),
+/// Sometimes adds a modifier to the last name, often one that fits.
+fn add_modifier(rng: &mut Rng, path: &mut [String]) {
+    if let Some(name) = path.last_mut()
+        && rng.percent(25)
+    {
+        *name += &rng.word(&[":each", ":length", ":lower", ":each", ":length", ":isset"]);
     }
 }
 
@@ -553,6 +550,10 @@ impl Style<'_> {
         match operand {
             Operand::Path(path) => path.join("."),
             Operand::Literal(literal) => self.literal(literal),
+            Operand::Call(function, list) => {
+                let list: Vec<String> = list.iter().map(|it| self.operand(it)).collect();
+                format!("{}({})", function.name(), list.join(", "))
+            }
         }
     }
 

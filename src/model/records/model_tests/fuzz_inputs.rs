@@ -4,7 +4,7 @@ use super::filters;
 use super::filters::FilterMaker;
 use crate::tests::rng::Rng;
 
-const TOKENS: [&str; 68] = [
+const TOKENS: [&str; 79] = [
     "(",
     ")",
     ",",
@@ -73,6 +73,17 @@ const TOKENS: [&str; 68] = [
     "@request.body.tags",
     "@random",
     "@rowid",
+    "docs_via_author.title",
+    "ruled_via_author.hidden_title",
+    "@collection.shut.title",
+    "@collection.users:a.password",
+    "geoDistance(number, 1, meta.a, 2)",
+    "strftime('%Y', created)",
+    "title:lower",
+    "tags:each",
+    "tags:length",
+    "hidden_title:lower",
+    "// x\n",
 ];
 
 /// Attack strings, whole and in parts.

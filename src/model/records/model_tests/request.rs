@@ -7,6 +7,7 @@ use super::compare;
 use super::compare::{ModelOperand, OperandType, Origin, Scalar, convert};
 use super::grants::Verb;
 use super::model::EvalContext;
+use super::rows::{Row, Rows};
 use super::world::{Number, Record, Value, World};
 use crate::model::collections::{Field, FieldKind};
 use crate::model::filter::{Comparison, Expr, Op, Operand};
@@ -22,6 +23,7 @@ impl World {
         path: &[String],
         table: usize,
         context: EvalContext<'_>,
+        rows: &mut Rows,
     ) -> Option<ModelOperand> {
         let (part, first, rest) = match path {
             [_, part, first, rest @ ..] => (part.as_str(), first.as_str(), rest),
@@ -37,10 +39,10 @@ impl World {
                 })
             }
             "auth" => match context.caller {
-                Caller::User(account) => self.of_account(account, first, rest, context),
+                Caller::User(account) => self.of_account(account, first, rest, context, rows),
                 _ => Some(known(Vec::new())),
             },
-            "body" => self.of_body(table, first, rest, context),
+            "body" => self.of_body(table, first, rest, context, rows),
             _ => None,
         }
     }
@@ -68,6 +70,7 @@ impl World {
         name: &str,
         rest: &[String],
         context: EvalContext<'_>,
+        rows: &mut Rows,
     ) -> Option<ModelOperand> {
         let collection = &self.tables[account.table].collection;
         let Some(field) = collection.field(name).filter(|field| !field.is_secret()) else {
@@ -79,7 +82,7 @@ impl World {
         let value = account.record.value(collection, name);
         let target = match (self.target(field), value) {
             (_, Value::Json(json)) if name == "groups" && rest.is_empty() => {
-                return Some(known(values_of_json(json)));
+                return Some(known(one_list(values_of_json(json))));
             }
             (_, Value::Json(json)) => return Some(known(one_of_json(json, rest))),
             _ if rest.is_empty() => {
@@ -96,7 +99,8 @@ impl World {
         if !context.is_rule && is_denied {
             return None;
         }
-        match self.of_related(target, &ids, rest, context) {
+        let key = format!("@request.auth.{name}");
+        match self.of_related(target, (&key, &ids), rest, context, rows) {
             // Another auth collection has the field that the rule names.
             None if context.is_rule => Some(known(Vec::new())),
             side => side,
@@ -107,9 +111,10 @@ impl World {
     fn of_related(
         &self,
         target: usize,
-        ids: &[String],
+        (key, ids): (&str, &[String]),
         rest: &[String],
         context: EvalContext<'_>,
+        rows: &mut Rows,
     ) -> Option<ModelOperand> {
         let (class, _) = self.class_of(target, rest, context)?;
         // In the request an empty string is unset, even inside json.
@@ -117,12 +122,21 @@ impl World {
             Scalar::Text(text) if text.is_empty() => Scalar::Unset,
             scalar => scalar,
         };
-        let values = |id: &String| {
-            let record = self.related(target, id, context);
-            let values = self.values(target, record, rest, context);
-            values.into_iter().map(nothing).collect::<Vec<Scalar>>()
+        let find = |id: &String| {
+            self.related(target, id, context)?;
+            let mut records = self.tables[target].records.iter();
+            records.position(|it| it.id == *id)
         };
-        let scalars: Vec<Scalar> = ids.iter().flat_map(values).collect();
+        let found: Vec<Row> = ids.iter().map(|id| Row::Record(find(id))).collect();
+        let scalars = match ids {
+            [] => Vec::new(),
+            [id] => {
+                let record = find(id).map(|at| &self.tables[target].records[at]);
+                self.values_in(target, record, rest, context, key, rows)
+            }
+            _ => self.values_of_rows(target, found, rest, context, key, rows),
+        };
+        let scalars = scalars.into_iter().map(nothing).collect();
         Some(known(scalars).of_class(class))
     }
 
@@ -132,6 +146,7 @@ impl World {
         name: &str,
         rest: &[String],
         context: EvalContext<'_>,
+        rows: &mut Rows,
     ) -> Option<ModelOperand> {
         let (name, asks_if_set) = match name.strip_suffix(":isset") {
             Some(name) => (name, true),
@@ -166,7 +181,8 @@ impl World {
         }
         if !rest.is_empty() {
             let ids = sent.map(Value::texts).unwrap_or_default();
-            return self.of_related(self.target(field)?, &ids, rest, context);
+            let key = format!("@request.body.{name}");
+            return self.of_related(self.target(field)?, (&key, &ids), rest, context, rows);
         }
         let values = sent.map(values_of).unwrap_or_default();
         Some(known(values).of_class(class_of_constant(field)))
@@ -277,8 +293,16 @@ fn values_of(value: &Value) -> Vec<Scalar> {
         Value::Number(number) => vec![Scalar::Number(*number)],
         Value::Flag(flag) => vec![Scalar::Number(Number::Integer(i64::from(*flag)))],
         Value::Text(text) => vec![Scalar::Text(text.clone())],
-        Value::List(list) => list.iter().cloned().map(Scalar::Text).collect(),
+        Value::List(list) => one_list(list.iter().cloned().map(Scalar::Text).collect()),
         Value::Json(json) => values_of_json(json),
+    }
+}
+
+/// Several values are a list.
+fn one_list(list: Vec<Scalar>) -> Vec<Scalar> {
+    match list.len() {
+        0 | 1 => list,
+        _ => vec![Scalar::List(list)],
     }
 }
 

@@ -4,7 +4,7 @@ use serde_json::{Map, Value as Json, json};
 
 use super::callers::Caller;
 use super::grants::Verb;
-use super::world::{Record, Value, World};
+use super::world::{Record, Table, Value, World};
 use crate::model::collections::{Field, FieldKind};
 use crate::tests::rng::Rng;
 
@@ -68,6 +68,13 @@ fn random_expand(rng: &mut Rng, world: &World, mut table: usize, caller: &Caller
             .iter()
             .filter(|field| field.relation().is_some() && (is_careless || seen.shows(field)))
             .collect();
+        if rng.one_in(4)
+            && let Some((name, target)) = world.random_back_relation(rng, table)
+        {
+            path.push(name);
+            table = target;
+            continue;
+        }
         if relations.is_empty() {
             break;
         }
@@ -87,7 +94,8 @@ fn random_fields(rng: &mut Rng, world: &World, table: usize, expand: &[Path]) ->
     if !expand.is_empty() && rng.one_in(3) {
         for name in rng.pick(expand) {
             let field = world.tables[table].collection.field(name);
-            let Some(target) = field.and_then(|field| world.target(field)) else {
+            let back = world.back_relation(table, name).map(|(target, _)| target);
+            let Some(target) = field.and_then(|field| world.target(field)).or(back) else {
                 break;
             };
             path.extend(["expand".to_owned(), name.clone()]);
@@ -194,7 +202,16 @@ impl World {
             // Names that are not relations, or that the caller may not see, are ignored.
             let field = collection.field(name).filter(|field| seen.shows(field));
             let relation = field.and_then(|field| Some((field, self.target(field)?)));
-            let Some((field, target)) = relation else {
+            let back = self
+                .back_relation(table, name)
+                .filter(|(target, relation)| {
+                    self.grant(*target, Verb::View, caller)
+                        .fields
+                        .shows(relation)
+                });
+            let (Some((field, target)), is_back) =
+                (relation.or(back.map(|(a, b)| (b, a))), relation.is_none())
+            else {
                 continue;
             };
             let rests = projection
@@ -208,16 +225,23 @@ impl World {
                     .and_then(|fields| below(fields, name)),
                 expand: rests.map(|path| path[1..].to_vec()).collect(),
             };
-            let ids = record.value(collection, name).texts();
-            let found = ids.iter().filter_map(|id| self.find(target, id));
-            let found = found.filter(|record| self.may_view(target, record, caller));
+            let found = match is_back {
+                true => self.naming_records(target, field, &record.id),
+                false => {
+                    let ids = record.value(collection, name).texts();
+                    ids.iter().filter_map(|id| self.find(target, id)).collect()
+                }
+            };
+            let found = found
+                .into_iter()
+                .filter(|record| self.may_view(target, record, caller));
             let mut found: Vec<Json> = found
                 .map(|record| self.show(target, record, &projection, caller))
                 .collect();
             if found.is_empty() {
                 continue;
             }
-            let value = if field.is_multiple() {
+            let value = if is_back || field.is_multiple() {
                 Json::Array(found)
             } else {
                 found.remove(0)
@@ -225,6 +249,22 @@ impl World {
             shown.insert(name.clone(), value);
         }
         Json::Object(shown)
+    }
+}
+
+impl World {
+    /// The records of a table that name this id in a relation.
+    fn naming_records(&self, table: usize, relation: &Field, id: &String) -> Vec<&Record> {
+        let Table {
+            collection,
+            records,
+            ..
+        } = &self.tables[table];
+        let names_it = |it: &&Record| {
+            let value = it.value(collection, &relation.name);
+            value.texts().contains(id)
+        };
+        records.iter().filter(names_it).collect()
     }
 }
 

@@ -155,6 +155,7 @@ pub fn scope(world: &World, identity: Identity) -> Scope {
     Scope {
         collections: Arc::clone(&world.collections),
         identity,
+        facts: records::RequestFacts::default(),
         events: Arc::default(),
         output: crate::base::budget::OutputCharge::default(),
     }

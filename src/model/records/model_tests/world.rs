@@ -197,6 +197,17 @@ impl World {
             .map(|options| self.table(&options.collection_id))
     }
 
+    /// A name such as `posts_via_author` for records that name those of this table, with theirs.
+    pub fn random_back_relation(&self, rng: &mut Rng, table: usize) -> Option<(String, usize)> {
+        let mut all = Vec::new();
+        for (at, other) in self.tables.iter().enumerate() {
+            let fields = other.collection.fields.iter();
+            let fields = fields.filter(|field| self.target(field) == Some(table));
+            all.extend(fields.map(|it| (format!("{}_via_{}", other.collection.name, it.name), at)));
+        }
+        (!all.is_empty()).then(|| rng.pick(&all).clone())
+    }
+
     /// The auth collections.
     pub fn accounts(&self) -> Vec<usize> {
         let tables = 0..self.tables.len();

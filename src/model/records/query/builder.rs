@@ -1,9 +1,11 @@
 //! The state of a statement under construction: its parameters and table aliases.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use rusqlite::types::Value as Stored;
 
+use super::joins::SharedRows;
 use crate::base::clock;
 use crate::model::collections::{Collection, Collections};
 use crate::model::records::value::FieldValue;
@@ -25,10 +27,40 @@ pub enum Trust {
 /// `@request.body`: the value of each field that a change mentions, and the id.
 pub type RequestBody = BTreeMap<String, FieldValue>;
 
-/// The request that a statement serves: the caller, and the body.
+/// What rules can ask about a request beside its caller and its body.
+#[derive(Clone, Debug)]
+pub struct RequestFacts {
+    /// `@request.context`: `default`, or what else the rule is tested for.
+    pub context: &'static str,
+    /// `@request.method`; empty if there is no request.
+    pub method: &'static str,
+    /// The parameters and headers, kept only if a condition may ask for them.
+    pub sent: Option<Arc<SentText>>,
+}
+
+/// The parameters and headers of a request. Of equal names the first counts.
+#[derive(Debug, Default)]
+pub struct SentText {
+    pub query: Vec<(String, String)>,
+    /// Names are in lower case, with `_` for `-`.
+    pub headers: Vec<(String, String)>,
+}
+
+impl Default for RequestFacts {
+    fn default() -> RequestFacts {
+        RequestFacts {
+            context: "default",
+            method: "",
+            sent: None,
+        }
+    }
+}
+
+/// The request that a statement serves: the caller, the body, and other facts.
 #[derive(Clone, Copy)]
 pub struct RequestContext<'a> {
     pub identity: &'a Identity,
+    pub facts: &'a RequestFacts,
     /// `@request.body`; none if the request writes nothing.
     pub body: Option<&'a RequestBody>,
 }
@@ -51,6 +83,13 @@ pub struct Query<'a> {
     /// The condition searches in text, so its time depends on the number of records that it
     /// searches.
     pub searches: bool,
+    /// The condition selects among many records, rather than tests one.
+    pub is_list: bool,
+    /// The rows that the comparisons compiled at present share.
+    pub rows: Option<SharedRows>,
+    /// The SQL compiled at present is under a NOT, so a comparison with a value that the caller
+    /// may not see must be true in order to be false.
+    pub is_negated: bool,
     pub params: Vec<Stored>,
     pub aliases: usize,
     pub now_ms: i64,
@@ -69,6 +108,9 @@ impl<'a> Query<'a> {
             request,
             is_check: false,
             searches: false,
+            is_list: false,
+            rows: None,
+            is_negated: false,
             params: reserved,
             aliases: 0,
             now_ms,

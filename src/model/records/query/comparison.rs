@@ -6,9 +6,10 @@ use rusqlite::types::Value as Stored;
 use super::builder::{PathRoot, Query};
 use super::coercion::ComparisonType;
 use super::email_visibility::{guarded, guarded_equality};
+use super::joins::{JoinStep, RowLink};
 use super::like;
 use super::operand::{OperandValue, ResolvedOperand, SqlOperand, is_missing_request_value};
-use crate::base::error::{Error, Result};
+use crate::base::error::Result;
 use crate::model::filter::{Comparison, Literal, Op, Operand};
 
 /// The suffix that turns a day into its midnight.
@@ -58,6 +59,16 @@ impl DayComparison {
     }
 }
 
+/// The operands of a comparison.
+struct Sides {
+    left: ResolvedOperand,
+    right: ResolvedOperand,
+    /// Their types before lists became rows; none for patterns.
+    kinds: (Option<ComparisonType>, Option<ComparisonType>),
+    /// One is a value that the request does not have.
+    is_missing: bool,
+}
+
 impl Query<'_> {
     pub fn comparison(
         &mut self,
@@ -65,69 +76,155 @@ impl Query<'_> {
         positive: bool,
         root: PathRoot<'_>,
     ) -> Result<String> {
-        let bound = self.params.len();
-        let mut left = self.operand(&comparison.left, root)?;
-        let mut right = self.operand(&comparison.right, root)?;
-        let (op, any) = (comparison.op, comparison.any);
-        // A pattern is a string, whatever the type of the other operand.
-        let is_like = op.is_pattern();
-        left.align_to(&right, is_like);
-        right.align_to(&left, is_like);
-        let is_missing = is_missing_request_value(&left, op, &right);
-        let missing_result = |positive| truth(op.is_negation() == positive);
-        if is_missing && left.guard.is_none() && right.guard.is_none() {
-            // Drop the parameters of operands that the statement does not use.
-            self.params.truncate(bound);
-            return Ok(missing_result(positive));
+        // Only a condition that one row can meet is about the shared rows.
+        let rows = match comparison.any && positive {
+            true => None,
+            false => self.rows.take(),
+        };
+        let sql = self.compare(comparison, positive, root);
+        if rows.is_some() {
+            self.rows = rows;
         }
-        let wanted = |side: &ResolvedOperand| side.kind.filter(|_| !is_like);
-        let (of_left, of_right) = (wanted(&left), wanted(&right));
-        let (left, right) = (self.expand_multi(left)?, self.expand_multi(right)?);
+        sql
+    }
+
+    fn compare(
+        &mut self,
+        comparison: &Comparison,
+        positive: bool,
+        root: PathRoot<'_>,
+    ) -> Result<String> {
+        let (op, any) = (comparison.op, comparison.any);
+        let Sides {
+            left,
+            right,
+            kinds: (of_left, of_right),
+            is_missing,
+        } = match self.sides(comparison, root)? {
+            Some(sides) => sides,
+            None => return Ok(truth(op.is_negation() == positive)),
+        };
         let guards = [&left.guard, &right.guard].into_iter().flatten().cloned();
         let guard = guards.reduce(|one, other| format!("{one} AND {other}"));
-        let scalar_comparison =
-            |query: &mut Self, a: &SqlOperand, b: &SqlOperand, positive, otherwise| {
-                let sql = match is_missing {
-                    true => missing_result(positive),
-                    false => query.scalar_comparison(a, op, b, positive)?,
-                };
-                let is_equality =
-                    matches!((op, positive), (Op::Equal, true) | (Op::NotEqual, false));
-                Ok(match &guard {
-                    Some(guard) if is_equality && otherwise == "FALSE" && !query.searches => {
-                        guarded_equality(&sql, guard)
-                    }
-                    Some(guard) => guarded(&sql, guard, otherwise),
-                    None => sql,
-                })
+        let scalar_comparison = |query: &mut Self,
+                                 a: &SqlOperand,
+                                 b: &SqlOperand,
+                                 positive,
+                                 hidden: bool|
+         -> Result<_> {
+            let sql = match is_missing {
+                true => truth(op.is_negation() == positive),
+                false => query.scalar_comparison(a, op, b, positive)?,
             };
+            let is_equality = matches!((op, positive), (Op::Equal, true) | (Op::NotEqual, false));
+            let hidden = hidden != query.is_negated;
+            Ok(match &guard {
+                Some(guard) if is_equality && !hidden && !query.searches => {
+                    guarded_equality(&sql, guard)
+                }
+                Some(guard) => guarded(&sql, guard, &truth(hidden)),
+                None => sql,
+            })
+        };
         // A datetime compared with an untyped operand stays a datetime.
         let a = left.to_sql_operand(of_right.or(of_left), &right, op)?;
         let b = right.to_sql_operand(of_left.or(of_right), &left, op)?;
         let from = match (&left.value, &right.value) {
-            // Only values of the request are few enough to be compared with each of several values.
-            (OperandValue::Many { from: a, .. }, OperandValue::Many { from: b, .. })
-                if left.from_request || right.from_request =>
-            {
+            (OperandValue::Many { from: a, .. }, OperandValue::Many { from: b, .. }) => {
                 format!("{a}, {b}")
-            }
-            (OperandValue::Many { .. }, OperandValue::Many { .. }) => {
-                return Err(Error::invalid(
-                    "Only one side of a comparison may have several values.",
-                ));
             }
             (OperandValue::Many { from, .. }, _) | (_, OperandValue::Many { from, .. }) => {
                 from.clone()
             }
-            _ => return scalar_comparison(self, &a, &b, positive, "FALSE"),
+            _ => {
+                let sql = scalar_comparison(self, &a, &b, positive, false)?;
+                if op == Op::Equal && guard.is_none() {
+                    self.note_equality(&sql, [(&left, &a), (&right, &b)], root);
+                }
+                return Ok(sql);
+            }
         };
         // Any of the rows of `from`, or all of them: no row for which the comparison is false.
-        let (not, otherwise) = match any == positive {
-            true => ("", "FALSE"),
-            false => ("NOT ", "TRUE"),
+        let (not, hidden) = match any == positive {
+            true => ("", false),
+            false => ("NOT ", true),
         };
-        let inner = scalar_comparison(self, &a, &b, any, otherwise)?;
+        let inner = scalar_comparison(self, &a, &b, any, hidden)?;
         Ok(format!("{not}EXISTS (SELECT 1 FROM {from} WHERE {inner})"))
+    }
+
+    /// Resolves both operands. None if one is a value that the request does not have, so that the
+    /// statement needs neither.
+    fn sides(&mut self, comparison: &Comparison, root: PathRoot<'_>) -> Result<Option<Sides>> {
+        let mark = self.mark();
+        let op = comparison.op;
+        // A pattern is a string, whatever the type of the other operand.
+        let is_like = op.is_pattern();
+        let left = self.operand(&comparison.left, root)?;
+        let right = self.operand(&comparison.right, root)?;
+        // A pattern looks for one string of a list, other operators compare each.
+        let mut left = match is_like {
+            true => left,
+            false => self.over_list(left),
+        };
+        let mut right = self.over_list(right);
+        left.align_to(&right, is_like);
+        right.align_to(&left, is_like);
+        let is_missing = is_missing_request_value(&left, op, &right);
+        if is_missing && left.guard.is_none() && right.guard.is_none() {
+            self.rewind(&mark);
+            return Ok(None);
+        }
+        let wanted = |side: &ResolvedOperand| side.kind.filter(|_| !is_like);
+        let kinds = (wanted(&left), wanted(&right));
+        let left = match is_like {
+            true => self.as_list(left),
+            false => self.expand_multi(left),
+        };
+        Ok(Some(Sides {
+            left,
+            right: self.expand_multi(right),
+            kinds,
+            is_missing,
+        }))
+    }
+
+    /// Tells the shared rows of an equality by which an index can find rows, or which leads from
+    /// the rows to the record.
+    fn note_equality(
+        &mut self,
+        sql: &str,
+        sides: [(&ResolvedOperand, &SqlOperand); 2],
+        root: PathRoot<'_>,
+    ) {
+        let Some(rows) = &mut self.rows else { return };
+        let record = format!("{}.", root.alias);
+        let column = |side: &ResolvedOperand| match &side.value {
+            OperandValue::One { sql } => Some(sql.clone()),
+            _ => None,
+        };
+        for (one, other) in [(0, 1), (1, 0)] {
+            let Some(inner) = column(sides[one].0).filter(|it| !it.contains(&record)) else {
+                continue;
+            };
+            if sides[one].0.is_indexed && sides[other].1.is_set() {
+                rows.seeks.push((inner.clone(), sql.to_owned()));
+            }
+            let is_plain = |it: &String| it.starts_with(&record) && !it.contains(['(', ' ']);
+            let are_fields = sides.iter().all(|(side, _)| !side.from_request);
+            if let Some(outer) = column(sides[other].0).filter(is_plain)
+                && are_fields
+                && sides[0].0.kind == sides[1].0.kind
+            {
+                let has_unset = !outer.ends_with(".\"id\"") && !inner.ends_with(".\"id\"");
+                rows.links.push(RowLink {
+                    sql: sql.to_owned(),
+                    inner,
+                    outer,
+                    has_unset,
+                });
+            }
+        }
     }
 
     /// Compares single values; the result is NULL only where that counts as false.
@@ -213,11 +310,21 @@ impl Query<'_> {
 
     fn like(&mut self, text: &SqlOperand, pattern: &SqlOperand, positive: bool) -> Result<String> {
         let (a, b) = (self.sql(text), self.sql(pattern));
-        let mut sql = format!("{}({a}, {b})", like::FUNCTION);
-        for (term, value) in [(text, a), (pattern, b)] {
+        let is_list = matches!(text, SqlOperand::Sql { is_list: true, .. });
+        let alias = if is_list { self.alias() } else { String::new() };
+        let value = match is_list {
+            true => format!("{alias}.value"),
+            false => a.clone(),
+        };
+        let mut sql = format!("{}({value}, {b})", like::FUNCTION);
+        for (term, value) in [(text, value), (pattern, b)] {
             if term.is_nullable() {
                 sql = format!("({value} IS NOT NULL AND {sql})");
             }
+        }
+        if is_list {
+            let JoinStep { source, .. } = JoinStep::values(&a, &alias);
+            sql = format!("EXISTS (SELECT 1 FROM {source} WHERE {sql})");
         }
         let not = if positive { "" } else { "NOT " };
         Ok(format!("{not}{sql}"))
@@ -230,9 +337,14 @@ impl Query<'_> {
         }
     }
 
-    fn operand(&mut self, operand: &Operand, root: PathRoot<'_>) -> Result<ResolvedOperand> {
+    pub(super) fn operand(
+        &mut self,
+        operand: &Operand,
+        root: PathRoot<'_>,
+    ) -> Result<ResolvedOperand> {
         let value = match operand {
             Operand::Path(path) => return self.path(path, root),
+            Operand::Call(function, list) => return self.call(*function, list, root),
             Operand::Literal(literal) => match literal {
                 Literal::Null => Stored::Null,
                 Literal::Bool(flag) => Stored::Integer(i64::from(*flag)),

@@ -68,7 +68,7 @@ impl Query<'_> {
                     collection,
                     trust: Trust::Rule,
                 };
-                any.push(self.expr(rule, true, root)?);
+                any.push(self.apart(|query| query.expr(rule, true, root))?);
             }
         }
         match any.is_empty() {
@@ -80,7 +80,7 @@ impl Query<'_> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::RequestContext;
+    use super::super::{RequestContext, RequestFacts};
     use super::*;
     use crate::model::collections::{Collections, test_collection};
     use crate::model::{filter, records};
@@ -119,6 +119,7 @@ mod tests {
         let collections = accounts();
         let request = RequestContext {
             identity: &Identity::Anonymous,
+            facts: &RequestFacts::default(),
             body: None,
         };
         let mut query = Query::new(&collections, request, Vec::new());

@@ -1,8 +1,11 @@
 //! Operands of comparisons, resolved from literals, paths and `@request` values.
 
 use rusqlite::types::Value as Stored;
+use serde_json::Value;
 
+use super::builder::Query;
 use super::coercion::{ComparisonType, coerce};
+use super::joins::{JoinPath, JoinStep, from};
 use crate::base::error::{Error, Result};
 use crate::model::filter::Op;
 
@@ -18,6 +21,10 @@ pub struct ResolvedOperand {
     /// SQL that is true if the caller may see the value. A comparison with a value that it may not
     /// see is false.
     pub guard: Option<String>,
+    /// Each value is a list of strings as JSON, whose elements are compared.
+    pub is_list: bool,
+    /// The value is a column with an index.
+    pub is_indexed: bool,
 }
 
 pub enum OperandValue {
@@ -31,24 +38,15 @@ pub enum OperandValue {
     Many { from: String, sql: String },
 }
 
-/// The joins of a path through tables.
-pub struct JoinPath {
-    pub alias: String,
-    pub joins: String,
-    pub is_many: bool,
-    /// See [`ResolvedOperand::guard`].
-    pub guard: Option<String>,
-}
-
 impl JoinPath {
     pub fn end(self, sql: String, kind: ComparisonType) -> ResolvedOperand {
-        let from = format!("(SELECT 1){}", self.joins);
-        let is_inside = !self.is_many && !self.joins.is_empty();
+        let from = from(&self.steps);
+        let is_inside = !self.is_many && !self.steps.is_empty();
         let guard = self.guard.map(|guard| match is_inside {
             true => format!("(SELECT {guard} FROM {from})"),
             false => guard,
         });
-        let value = match (self.is_many, self.joins.is_empty()) {
+        let value = match (self.is_many, self.steps.is_empty()) {
             (true, _) => OperandValue::Many { from, sql },
             (false, true) => OperandValue::One { sql },
             (false, false) => OperandValue::One {
@@ -60,6 +58,8 @@ impl JoinPath {
             kind: Some(kind),
             from_request: false,
             guard,
+            is_list: false,
+            is_indexed: false,
         }
     }
 }
@@ -71,11 +71,17 @@ impl ResolvedOperand {
             kind: None,
             from_request: false,
             guard: None,
+            is_list: false,
+            is_indexed: false,
         }
     }
 
     pub fn of_kind(self, kind: Option<ComparisonType>) -> ResolvedOperand {
         ResolvedOperand { kind, ..self }
+    }
+
+    pub fn indexed(self, is_indexed: bool) -> ResolvedOperand {
+        ResolvedOperand { is_indexed, ..self }
     }
 
     /// True for a literal of the condition.
@@ -116,10 +122,71 @@ impl ResolvedOperand {
                 sql: sql.clone(),
                 kind: self.kind,
                 is_nullable: self.from_request && !other.matches_missing(op),
+                is_list: self.is_list,
             }),
             OperandValue::Constants(_) => Err(Error::internal("several values in place of one")),
         }
     }
+}
+
+impl Query<'_> {
+    /// An operand for each string of a list, in place of the list.
+    pub fn over_list(&mut self, side: ResolvedOperand) -> ResolvedOperand {
+        if !side.is_list {
+            return side;
+        }
+        let (from, list) = match &side.value {
+            OperandValue::One { sql } => (from(&[]), sql),
+            OperandValue::Many { from, sql } => (from.clone(), sql),
+            OperandValue::Constant(_) | OperandValue::Constants(_) => return side,
+        };
+        let alias = self.alias();
+        let step = JoinStep::values(list, &alias);
+        ResolvedOperand {
+            value: OperandValue::Many {
+                from: format!("{from} LEFT JOIN {}", step.source),
+                sql: format!("{alias}.value"),
+            },
+            is_list: false,
+            ..side
+        }
+    }
+
+    /// Several constants as rows.
+    pub fn expand_multi(&mut self, side: ResolvedOperand) -> ResolvedOperand {
+        match side.value {
+            OperandValue::Constants(_) => {
+                let list = self.as_list(side);
+                self.over_list(list)
+            }
+            _ => side,
+        }
+    }
+
+    /// Several constants as one list.
+    pub fn as_list(&mut self, side: ResolvedOperand) -> ResolvedOperand {
+        let OperandValue::Constants(values) = &side.value else {
+            return side;
+        };
+        let list = self.bind(Stored::Text(json_list(values).to_string()));
+        ResolvedOperand {
+            value: OperandValue::One { sql: list },
+            kind: side.kind.or(Some(ComparisonType::Text)),
+            is_list: true,
+            ..side
+        }
+    }
+}
+
+/// The JSON of several constants.
+fn json_list(values: &[Stored]) -> Value {
+    let json = |value: &Stored| match value {
+        Stored::Integer(number) => Value::from(*number),
+        Stored::Real(number) => Value::from(*number),
+        Stored::Text(text) => Value::from(text.as_str()),
+        Stored::Null | Stored::Blob(_) => Value::Null,
+    };
+    values.iter().map(json).collect()
 }
 
 /// An operand that can be written as SQL.
@@ -128,6 +195,8 @@ pub enum SqlOperand {
         sql: String,
         kind: Option<ComparisonType>,
         is_nullable: bool,
+        /// See [`ResolvedOperand::is_list`]. Only the left side of a pattern is one.
+        is_list: bool,
     },
     Value(Stored),
 }

@@ -1,20 +1,22 @@
-//! `@request...` in conditions: the account of the caller, and the body of the request.
+//! `@request...` in conditions: the account of the caller, the parameters, the headers, the method
+//! and the context of the request. The body has a file of its own.
 //!
 //! `@request.auth.NAME` is a field of the signed-in account, `@request.auth.team.name` one of a
-//! record that it references. `@request.body.NAME` is the value of a field after the change, if the
-//! request sends one, with or without a modifier; `@request.body.NAME:isset` is true if it does;
-//! `@request.body.owner.role` is a field of the record that the change references. Of several
-//! values all must match, as with fields.
+//! record that it references. Of several values all must match, as with fields.
 
 use rusqlite::types::Value as Stored;
 use serde_json::Value;
 
 use super::builder::{PathRoot, Query, Trust};
 use super::coercion::{ComparisonType, coerce, type_of};
-use super::operand::{JoinPath, OperandValue, ResolvedOperand};
+use super::joins::JoinPath;
+use super::modifier;
+use super::modifier::Modifier;
+use super::operand::{OperandValue, ResolvedOperand};
+use super::path::misplaced;
 use crate::base::error::{Error, Result};
 use crate::model::collections::{Collection, CollectionKind, Field};
-use crate::model::records::value::FieldValue;
+use crate::model::filter::REQUEST;
 use crate::model::rules::{Identity, User};
 
 /// Columns that every account has; none of them is a relation.
@@ -29,14 +31,28 @@ impl<'a> Query<'a> {
         path: &[String],
         root: PathRoot<'_>,
     ) -> Result<ResolvedOperand> {
-        match path {
-            [_, part, first, rest @ ..] if part == "auth" => {
-                self.auth_value(path, first, rest, root.trust)
-            }
+        if let [_, part, first, rest @ ..] = path
+            && part == "auth"
+        {
+            return self.auth_value(path, first, rest, root.trust);
+        }
+        if let [_, part, first, rest @ ..] = path
+            && part == "body"
+        {
             // A filter of the caller reads records and has no body.
-            [_, part, first, rest @ ..] if part == "body" && root.trust == Trust::Rule => {
-                self.body_value(path, first, rest, root)
-            }
+            return match root.trust {
+                Trust::Rule => self.body_value(path, first, rest, root),
+                Trust::Caller => Err(unknown(path)),
+            };
+        }
+        self.check_superuser(root.trust, REQUEST)?;
+        let facts = self.request.facts;
+        let sent = facts.sent.as_deref();
+        match path {
+            [_, part] if part == "method" => Ok(request_text(Some(facts.method))),
+            [_, part] if part == "context" => Ok(request_text(Some(facts.context))),
+            [_, part, name] if part == "query" => sent_text(name, sent.map(|it| &it.query)),
+            [_, part, name] if part == "headers" => sent_text(name, sent.map(|it| &it.headers)),
             _ => Err(unknown(path)),
         }
     }
@@ -48,10 +64,23 @@ impl<'a> Query<'a> {
         rest: &[String],
         trust: Trust,
     ) -> Result<ResolvedOperand> {
+        let (first, modifier) = modifier::split(first)?;
         let is_always = ALWAYS.contains(&first);
-        if is_always && !rest.is_empty() {
+        if (is_always || modifier.is_some()) && !rest.is_empty() {
             return Err(unknown(path));
         }
+        let side = self.plain_auth_value(path, first, rest, trust)?;
+        modified(side, modifier, first)
+    }
+
+    fn plain_auth_value(
+        &mut self,
+        path: &[String],
+        first: &str,
+        rest: &[String],
+        trust: Trust,
+    ) -> Result<ResolvedOperand> {
+        let is_always = ALWAYS.contains(&first);
         let kind = match first {
             "created" | "updated" => Some(ComparisonType::Datetime),
             _ => None,
@@ -78,7 +107,7 @@ impl<'a> Query<'a> {
             _ if is_always => {
                 Ok(request_constants(request_values(user.record.get(first))).of_kind(kind))
             }
-            _ => self.auth_field(user, path, rest, trust),
+            _ => self.auth_field(user, path, first, rest, trust),
         }
     }
 
@@ -86,6 +115,7 @@ impl<'a> Query<'a> {
         &mut self,
         user: &User,
         path: &[String],
+        first: &str,
         rest: &[String],
         trust: Trust,
     ) -> Result<ResolvedOperand> {
@@ -93,7 +123,7 @@ impl<'a> Query<'a> {
         let Some(collection) = collections.by_id(&user.collection_id) else {
             return Ok(missing());
         };
-        let Some(field) = collection.field(&path[2]).filter(|it| !it.is_secret()) else {
+        let Some(field) = collection.field(first).filter(|it| !it.is_secret()) else {
             // Another auth collection may have the field.
             return Ok(missing());
         };
@@ -119,11 +149,11 @@ impl<'a> Query<'a> {
         let Some(target) = self.target(field) else {
             return Ok(missing());
         };
-        let bound = self.params.len();
+        let mark = self.mark();
         match self.related_values(&strings(value), target, rest, path, trust) {
             // The rule may refer to fields of accounts in another collection.
             Err(_) if trust == Trust::Rule => {
-                self.params.truncate(bound);
+                self.rewind(&mark);
                 Ok(missing())
             }
             side => side,
@@ -131,14 +161,14 @@ impl<'a> Query<'a> {
     }
 
     /// The target of a relation.
-    fn target(&self, field: &Field) -> Option<&'a Collection> {
+    pub(super) fn target(&self, field: &Field) -> Option<&'a Collection> {
         let options = field.relation()?;
         let target = self.collections.by_id(&options.collection_id)?;
         Some(target)
     }
 
     /// The values at `rest` in the records of `target` with these ids, which come from the request.
-    fn related_values(
+    pub(super) fn related_values(
         &mut self,
         ids: &[String],
         target: &Collection,
@@ -149,9 +179,18 @@ impl<'a> Query<'a> {
         if ids.is_empty() {
             return Ok(missing());
         }
-        let mut join = JoinPath::from_request(ids.len() > 1);
-        let id = self.bind_ids(&mut join, ids)?;
-        self.step_into(&mut join, &id, target, trust, &|| unknown(path))?;
+        let key = path[..3].join(".");
+        let mut join = JoinPath::begin("", REQUEST);
+        let id = match ids {
+            // The rows of another comparison begin with these ids already.
+            _ if self.has_rows(&key) => String::new(),
+            [id] => self.bind(Stored::Text(id.clone())),
+            _ => {
+                let list = self.bind(Stored::Text(Value::from(ids).to_string()));
+                self.step_over_values(&mut join, &key, &list)?
+            }
+        };
+        self.step_into(&mut join, key, &id, target, trust, &|| unknown(path))?;
         let root = PathRoot {
             alias: "",
             collection: target,
@@ -202,92 +241,10 @@ impl<'a> Query<'a> {
             collection: target,
             trust: Trust::Rule,
         };
-        let bound = self.params.len();
-        let side = self.field_path(JoinPath::from_request(false), rest, path, root)?;
-        self.params.truncate(bound);
+        let mark = self.mark();
+        let side = self.field_path(JoinPath::begin("", REQUEST), rest, path, root)?;
+        self.rewind(&mark);
         Ok(side.kind.filter(|kind| kind.is_moment()))
-    }
-
-    fn body_value(
-        &mut self,
-        path: &[String],
-        first: &str,
-        rest: &[String],
-        root: PathRoot<'_>,
-    ) -> Result<ResolvedOperand> {
-        let (name, asks_if_set) = match first.strip_suffix(":isset") {
-            Some(name) => (name, true),
-            None => (first, false),
-        };
-        let field = root.collection.field(name).filter(|it| !it.is_secret());
-        if (name != "id" && field.is_none()) || (asks_if_set && !rest.is_empty()) {
-            return Err(unknown(path));
-        }
-        let sent = self.request.body.and_then(|sent| sent.get(name));
-        if asks_if_set {
-            return Ok(ResolvedOperand::constant(Stored::Integer(i64::from(
-                sent.is_some(),
-            ))));
-        }
-        let Some(field) = field else {
-            return match rest.is_empty() {
-                true => Ok(body_operand(sent)),
-                false => Err(unknown(path)),
-            };
-        };
-        if field.is_json() {
-            let Some(FieldValue::Scalar(Stored::Text(text))) = sent else {
-                return Ok(missing());
-            };
-            let value: Value = serde_json::from_str(text)?;
-            let value = json_lookup(&value, rest);
-            return Ok(request_constant(value.map_or(Stored::Null, scalar)));
-        }
-        if !rest.is_empty() {
-            let target = self.target(field).ok_or_else(|| unknown(path))?;
-            // Validation of a rule has no ids, but resolves and compares the path as if it had.
-            let unknown_ids = vec![String::new(); if field.is_multiple() { 2 } else { 1 }];
-            let ids = match (self.is_check, sent) {
-                (true, _) => &unknown_ids,
-                (false, Some(value)) => value.strings(),
-                (false, None) => &[],
-            };
-            return self.related_values(ids, target, rest, path, Trust::Rule);
-        }
-        Ok(body_operand(sent).of_kind(moment_kind(field)))
-    }
-
-    /// Converts several constants to rows.
-    pub(super) fn expand_multi(&mut self, side: ResolvedOperand) -> Result<ResolvedOperand> {
-        let OperandValue::Constants(values) = &side.value else {
-            return Ok(side);
-        };
-        let json = |value: &Stored| match value {
-            Stored::Integer(number) => Value::from(*number),
-            Stored::Real(number) => Value::from(*number),
-            Stored::Text(text) => Value::from(text.as_str()),
-            Stored::Null | Stored::Blob(_) => Value::Null,
-        };
-        let mut join = JoinPath::from_request(true);
-        let sql = self.over_json(&mut join, &values.iter().map(json).collect())?;
-        Ok(ResolvedOperand {
-            from_request: true,
-            ..join.end(sql, side.kind.unwrap_or(ComparisonType::Text))
-        })
-    }
-
-    /// Binds one id, or joins several.
-    fn bind_ids(&mut self, join: &mut JoinPath, ids: &[String]) -> Result<String> {
-        match ids {
-            [id] => Ok(self.bind(Stored::Text(id.clone()))),
-            _ => self.over_json(join, &Value::from(ids)),
-        }
-    }
-
-    fn over_json(&mut self, join: &mut JoinPath, list: &Value) -> Result<String> {
-        let (alias, list) = (self.alias(), self.bind(Stored::Text(list.to_string())));
-        join.joins += &format!(" LEFT JOIN json_each({list}) AS {alias}");
-        Ok(format!("{alias}.value"))
     }
 }
 
@@ -324,6 +281,8 @@ impl ResolvedOperand {
                 values.iter_mut().for_each(fit);
                 self.kind = Some(ComparisonType::Datetime).filter(|_| kind.is_moment() && !is_like);
             }
+            // The strings of a list are only searched.
+            OperandValue::One { .. } if self.is_list => {}
             OperandValue::One { sql } | OperandValue::Many { sql, .. } => {
                 *sql = aligned_sql(sql, kind, is_like);
             }
@@ -353,22 +312,61 @@ fn aligned_sql(sql: &str, kind: ComparisonType, is_like: bool) -> String {
     }
 }
 
-impl JoinPath {
-    fn from_request(is_many: bool) -> JoinPath {
-        JoinPath {
-            alias: String::new(),
-            joins: String::new(),
-            is_many,
-            guard: None,
-        }
+/// A parameter or header of the request.
+fn sent_text(name: &str, list: Option<&Vec<(String, String)>>) -> Result<ResolvedOperand> {
+    let (name, modifier) = modifier::split(name)?;
+    let found = list.into_iter().flatten().find(|(it, _)| it == name);
+    let side = request_text(found.map(|(_, value)| value.as_str()));
+    match modifier {
+        Some(Modifier::Isset) => Ok(is_set(found.is_some())),
+        modifier => modified(side, modifier, name),
     }
 }
 
-fn unknown(path: &[String]) -> Error {
+fn request_text(text: Option<&str>) -> ResolvedOperand {
+    let text = text.filter(|text| !text.is_empty());
+    request_constant(text.map_or(Stored::Null, |text| Stored::Text(text.to_owned())))
+}
+
+/// The truth of a question about the request, which is never missing itself.
+pub(super) fn is_set(is_set: bool) -> ResolvedOperand {
+    ResolvedOperand::constant(Stored::Integer(i64::from(is_set)))
+}
+
+/// A value of the request with a modifier.
+pub(super) fn modified(
+    side: ResolvedOperand,
+    modifier: Option<Modifier>,
+    name: &str,
+) -> Result<ResolvedOperand> {
+    let values = match &side.value {
+        OperandValue::Constant(Stored::Null) => Vec::new(),
+        OperandValue::Constant(value) => vec![value.clone()],
+        OperandValue::Constants(values) => values.clone(),
+        OperandValue::One { .. } | OperandValue::Many { .. } => match modifier {
+            None => return Ok(side),
+            Some(_) => return Err(misplaced(name)),
+        },
+    };
+    let count = i64::try_from(values.len()).unwrap_or(i64::MAX);
+    let lower = |value| match value {
+        Stored::Text(text) => Stored::Text(text.to_ascii_lowercase()),
+        value => value,
+    };
+    match modifier {
+        None | Some(Modifier::Each) => Ok(side),
+        Some(Modifier::Isset) => Ok(is_set(count > 0)),
+        Some(Modifier::Length) => Ok(ResolvedOperand::constant(Stored::Integer(count))),
+        Some(Modifier::Lower) => Ok(request_constants(values.into_iter().map(lower).collect())),
+        Some(Modifier::Changed) => Err(misplaced(name)),
+    }
+}
+
+pub(super) fn unknown(path: &[String]) -> Error {
     Error::invalid(format!("Unknown name {}.", path.join(".")))
 }
 
-fn request_constant(value: Stored) -> ResolvedOperand {
+pub(super) fn request_constant(value: Stored) -> ResolvedOperand {
     ResolvedOperand {
         from_request: true,
         ..ResolvedOperand::constant(value)
@@ -376,27 +374,16 @@ fn request_constant(value: Stored) -> ResolvedOperand {
 }
 
 /// The type of a field with dates, which can only be compared with dates.
-fn moment_kind(field: &Field) -> Option<ComparisonType> {
+pub(super) fn moment_kind(field: &Field) -> Option<ComparisonType> {
     Some(type_of(field)).filter(|kind| kind.is_moment())
 }
 
-/// The operand for a value of the body.
-fn body_operand(value: Option<&FieldValue>) -> ResolvedOperand {
-    match value {
-        Some(FieldValue::List(list)) => {
-            request_constants(list.iter().cloned().map(Stored::Text).collect())
-        }
-        Some(FieldValue::Scalar(stored)) => request_constant(stored.clone()),
-        None => missing(),
-    }
-}
-
-fn missing() -> ResolvedOperand {
+pub(super) fn missing() -> ResolvedOperand {
     request_constant(Stored::Null)
 }
 
 /// An operand for any number of values; none counts as missing.
-fn request_constants(mut values: Vec<Stored>) -> ResolvedOperand {
+pub(super) fn request_constants(mut values: Vec<Stored>) -> ResolvedOperand {
     let value = match values.len() {
         0 => OperandValue::Constant(Stored::Null),
         1 => OperandValue::Constant(values.remove(0)),
@@ -404,9 +391,8 @@ fn request_constants(mut values: Vec<Stored>) -> ResolvedOperand {
     };
     ResolvedOperand {
         value,
-        kind: None,
         from_request: true,
-        guard: None,
+        ..ResolvedOperand::constant(Stored::Null)
     }
 }
 
@@ -421,7 +407,7 @@ fn request_values(value: Option<&Value>) -> Vec<Stored> {
     stored.filter(|value| *value != Stored::Null).collect()
 }
 
-fn scalar(value: &Value) -> Stored {
+pub(super) fn scalar(value: &Value) -> Stored {
     match value {
         Value::Null => Stored::Null,
         Value::Bool(flag) => Stored::Integer(i64::from(*flag)),
@@ -448,7 +434,7 @@ fn strings(value: Option<&Value>) -> Vec<String> {
 }
 
 /// The value at a path inside json, as `json_extract` finds it: integers are array positions only.
-fn json_lookup<'a>(value: &'a Value, path: &[String]) -> Option<&'a Value> {
+pub(super) fn json_lookup<'a>(value: &'a Value, path: &[String]) -> Option<&'a Value> {
     path.iter()
         .try_fold(value, |value, name| match (value, name.parse::<u32>()) {
             (Value::Array(list), Ok(position)) => list.get(usize::try_from(position).ok()?),
