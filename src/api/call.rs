@@ -120,7 +120,7 @@ impl Call<'_> {
     pub fn scope(&self) -> Result<Scope> {
         let collections = self.collections()?;
         let request = self.request;
-        let asks = collections.ask_what_is_sent() || request.query.contains("request.");
+        let asks = collections.ask_what_is_sent() || request.query.contains("request");
         let facts = RequestFacts {
             method: request.method.as_str(),
             sent: asks.then(|| sent_text(request)).transpose()?,

@@ -182,7 +182,7 @@ impl Context {
     }
 }
 
-/// What rules can ask about a subscription. It has no parameters or headers of its own.
+/// The facts that rules can ask about a subscription. It has no parameters or headers of its own.
 fn facts() -> RequestFacts {
     RequestFacts {
         context: "realtime",

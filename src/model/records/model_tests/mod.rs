@@ -4,8 +4,9 @@
 //! `store` writes the same to a real database. `callers` are the identities of requests, `grants`
 //! their access. `model` evaluates conditions as documented in `query` and `filter`, without their
 //! code, with `compare` for single values, `rows` for the rows that comparisons share and `request`
-//! for `@request` paths; `show` computes responses, `writes` and `values` the results of changes, `column_access` the columns that a
-//! condition names. `filters`, `bodies` and `fuzz_inputs` generate requests. The tests:
+//! for `@request` paths; `show` computes responses, `writes` and `values` the results of changes,
+//! `column_access` the columns that a condition names. `filters`, `bodies` and `fuzz_inputs`
+//! generate requests. The tests:
 //!
 //! - `fuzz`: any text parses quickly and without harm, and the SQL compiled from it reads only what
 //!   its author may see.

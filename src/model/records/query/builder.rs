@@ -5,8 +5,9 @@ use std::sync::Arc;
 
 use rusqlite::types::Value as Stored;
 
-use super::joins::SharedRows;
+use super::joins::{JoinPath, JoinStep, SharedRows};
 use crate::base::clock;
+use crate::base::error::Result;
 use crate::model::collections::{Collection, Collections};
 use crate::model::records::value::FieldValue;
 use crate::model::rules::Identity;
@@ -27,7 +28,7 @@ pub enum Trust {
 /// `@request.body`: the value of each field that a change mentions, and the id.
 pub type RequestBody = BTreeMap<String, FieldValue>;
 
-/// What rules can ask about a request beside its caller and its body.
+/// The facts that rules can ask about a request beside its caller and its body.
 #[derive(Clone, Debug)]
 pub struct RequestFacts {
     /// `@request.context`: `default`, or what else the rule is tested for.
@@ -130,5 +131,70 @@ impl<'a> Query<'a> {
     pub fn alias(&mut self) -> String {
         self.aliases += 1;
         format!("r{}", self.aliases)
+    }
+}
+
+/// A state of a statement to which it can return.
+pub struct Mark {
+    params: usize,
+    steps: usize,
+}
+
+impl Query<'_> {
+    /// Takes a path one step further: to the row of the shared rows that another comparison has
+    /// reached by the same names, or else by a join. `make` gets the alias.
+    pub fn step(
+        &mut self,
+        join: &mut JoinPath,
+        key: String,
+        is_many: bool,
+        make: impl FnOnce(&mut Self, &str) -> Result<JoinStep>,
+    ) -> Result<()> {
+        let shared = self.rows.iter().flat_map(|rows| &rows.aliases);
+        let known = shared.into_iter().find(|(it, _)| *it == key);
+        if let Some((_, alias)) = known {
+            (join.alias, join.key) = (alias.clone(), key);
+            return Ok(());
+        }
+        let alias = self.alias();
+        // Conditions inside the step have rows of their own.
+        let rows = self.rows.take();
+        let step = make(self, &alias);
+        self.rows = rows;
+        let step = step?;
+        match &mut self.rows {
+            Some(rows) => {
+                rows.steps.push(step);
+                rows.aliases.push((key.clone(), alias.clone()));
+            }
+            None => {
+                join.steps.push(step);
+                join.is_many |= is_many;
+            }
+        }
+        (join.alias, join.key) = (alias, key);
+        Ok(())
+    }
+
+    /// True if the shared rows have a step with these names.
+    pub fn has_rows(&self, key: &str) -> bool {
+        let mut shared = self.rows.iter().flat_map(|rows| &rows.aliases);
+        shared.any(|(it, _)| it == key)
+    }
+
+    pub fn mark(&self) -> Mark {
+        Mark {
+            params: self.params.len(),
+            steps: self.rows.as_ref().map_or(0, |rows| rows.steps.len()),
+        }
+    }
+
+    /// Drops the parameters and joins added since.
+    pub fn rewind(&mut self, mark: &Mark) {
+        self.params.truncate(mark.params);
+        if let Some(rows) = &mut self.rows {
+            rows.steps.truncate(mark.steps);
+            rows.aliases.truncate(mark.steps);
+        }
     }
 }

@@ -8,8 +8,6 @@
 //! In a list the same may become `column IN (SELECT ...)`, so that SQLite can begin with the few
 //! rows of the other table, where an index finds them, rather than test every record.
 
-use super::builder::Query;
-use crate::base::error::Result;
 use crate::model::collections::{Collection, Field, Index, IndexColumn};
 
 /// One step of a path: a table or list, joined to what the path has reached before.
@@ -19,7 +17,7 @@ pub struct JoinStep {
     pub source: String,
     /// A column of the source, and the expression that it equals.
     pub link: Option<(String, String)>,
-    /// What else rows must meet.
+    /// A further condition on its rows.
     pub condition: Option<String>,
 }
 
@@ -78,9 +76,9 @@ pub fn from(steps: &[JoinStep]) -> String {
 /// The rows that the comparisons of one `EXISTS` share.
 #[derive(Default)]
 pub struct SharedRows {
-    steps: Vec<JoinStep>,
+    pub steps: Vec<JoinStep>,
     /// The path of each step, and its alias.
-    aliases: Vec<(String, String)>,
+    pub aliases: Vec<(String, String)>,
     /// Equalities of an indexed column with a constant: the column, and the SQL.
     pub seeks: Vec<(String, String)>,
     /// Equalities of a column of the rows with one of the record.
@@ -94,12 +92,6 @@ pub struct RowLink {
     pub outer: String,
     /// Two unset values are equal too.
     pub has_unset: bool,
-}
-
-/// A state of a statement to which it can return.
-pub struct Mark {
-    params: usize,
-    steps: usize,
 }
 
 impl SharedRows {
@@ -235,65 +227,6 @@ impl JoinPath {
             steps: Vec::new(),
             is_many: false,
             guard: None,
-        }
-    }
-}
-
-impl Query<'_> {
-    /// Takes a path one step further: to the row of the shared rows that another comparison has
-    /// reached by the same names, or else by a join. `make` gets the alias.
-    pub fn step(
-        &mut self,
-        join: &mut JoinPath,
-        key: String,
-        is_many: bool,
-        make: impl FnOnce(&mut Self, &str) -> Result<JoinStep>,
-    ) -> Result<()> {
-        let shared = self.rows.iter().flat_map(|rows| &rows.aliases);
-        let known = shared.into_iter().find(|(it, _)| *it == key);
-        if let Some((_, alias)) = known {
-            (join.alias, join.key) = (alias.clone(), key);
-            return Ok(());
-        }
-        let alias = self.alias();
-        // Conditions inside the step have rows of their own.
-        let rows = self.rows.take();
-        let step = make(self, &alias);
-        self.rows = rows;
-        let step = step?;
-        match &mut self.rows {
-            Some(rows) => {
-                rows.steps.push(step);
-                rows.aliases.push((key.clone(), alias.clone()));
-            }
-            None => {
-                join.steps.push(step);
-                join.is_many |= is_many;
-            }
-        }
-        (join.alias, join.key) = (alias, key);
-        Ok(())
-    }
-
-    /// True if the shared rows have a step with these names.
-    pub fn has_rows(&self, key: &str) -> bool {
-        let mut shared = self.rows.iter().flat_map(|rows| &rows.aliases);
-        shared.any(|(it, _)| it == key)
-    }
-
-    pub fn mark(&self) -> Mark {
-        Mark {
-            params: self.params.len(),
-            steps: self.rows.as_ref().map_or(0, |rows| rows.steps.len()),
-        }
-    }
-
-    /// Drops the parameters and joins added since.
-    pub fn rewind(&mut self, mark: &Mark) {
-        self.params.truncate(mark.params);
-        if let Some(rows) = &mut self.rows {
-            rows.steps.truncate(mark.steps);
-            rows.aliases.truncate(mark.steps);
         }
     }
 }
