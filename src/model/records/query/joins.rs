@@ -359,11 +359,7 @@ mod tests {
             for is_list in [true, false] {
                 let (sql, params) = page(rule, is_list);
                 let plan = texts(&db, &format!("EXPLAIN QUERY PLAN {sql}"), &params);
-                let begun = std::time::Instant::now();
-                let found = texts(&db, &sql, &params);
-                let took = begun.elapsed();
-                println!("{rule}\n{sql}\n  {}\n{found:?} {took:?}", plan.join("\n  "));
-                assert!(!found.is_empty(), "{rule}");
+                assert!(!texts(&db, &sql, &params).is_empty(), "{rule}");
                 let is_scan = |step: &String| step.starts_with("SCAN r");
                 assert!(!plan.iter().any(is_scan), "{rule}: {plan:?}");
             }
