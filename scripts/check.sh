@@ -43,7 +43,8 @@ lint() {
 # the same verdict; plain `cargo test` uses new seeds.
 run_tests() {
     export VSKI_SEED="${VSKI_SEED:-1}"
-    cargo test --locked && cargo test --locked -p tiny_http
+    # Most tests wait for a server, a clock or a disk.
+    cargo test --locked --bin vski && cargo test --locked --test it -- --test-threads=4 && cargo test --locked -p tiny_http
 }
 
 # The time limit of the client allows for an unoptimised program on a busy machine. By default,

@@ -42,7 +42,7 @@ struct Case {
 
 #[test]
 fn a_list_is_what_the_model_says() {
-    rng::rounds("a_list_is_what_the_model_says", 12_000, |rng, left| {
+    rng::rounds("a_list_is_what_the_model_says", 6_000, |rng, left| {
         run_round(rng, left.min(CASES_PER_WORLD), |rng, world| {
             for table in 0..world.tables.len() {
                 let rules = Rules {
