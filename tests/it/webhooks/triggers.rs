@@ -167,7 +167,7 @@ fn a_trigger_starts_a_workflow_with_what_has_happened() {
         {"action": "create", "workflow": "publish", "url": "http://127.0.0.1"}]}});
     let refused = api.post("/api/collections", wrong).expect(400);
     assert!(
-        refused.json["data"].get("options.triggers.0.url").is_some(),
+        refused.json["data"]["options"]["triggers"]["0"]["url"]["code"].is_string(),
         "{:?}",
         refused.json
     );
