@@ -18,7 +18,7 @@ const HEALTH: &[u8] = b"GET /api/health HTTP/1.1\r\nHost: x\r\n\r\n";
 const HEALTH_LAST: &[u8] = b"GET /api/health HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
 
 /// The longest that anybody may wait for `/api/health`.
-const HEALTH_MAX: Duration = Duration::from_secs(1);
+const HEALTH_MAX: Duration = Duration::from_secs(5);
 
 /// Resident memory that no attack may exceed.
 const MEMORY_MB_MAX: u64 = 200;
