@@ -7,7 +7,7 @@
 //! password hashes, the keys of tokens, or columns of deleted fields, whatever it says.
 //!
 //! The columns of a view and their types follow from its statement and the other definitions alone
-//! ([`derive`]). SQLite prepares the statement on empty tables in memory, and says for each column
+//! (`derive`). SQLite prepares the statement on empty tables in memory, and says for each column
 //! from which column of a table it comes.
 
 use std::collections::BTreeSet;
