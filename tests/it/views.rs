@@ -253,6 +253,7 @@ fn a_statement_reads_collections_and_nothing_else() {
         "SELECT posts.* FROM posts",
         "SELECT title FROM posts",
         "SELECT id, title, title FROM posts",
+        "SELECT id, author AS id FROM posts",
         "SELECT id, title AS \"a b\" FROM posts",
         "SELECT id, title AS expand FROM posts",
         "SELECT id, title AS rowid FROM posts",

@@ -65,6 +65,7 @@ pub fn derive(query: &str, shown: &[&str], others: &[&Collection]) -> Result<(Vi
         is_compound,
     });
     let columns: Vec<ResultColumn> = columns.collect();
+    check_distinct(&columns)?;
     let is_hidden = hidden_columns(&columns, &mentioned, &read);
     if let Some(unknown) = shown
         .iter()
@@ -98,7 +99,6 @@ pub fn derive(query: &str, shown: &[&str], others: &[&Collection]) -> Result<(Vi
             )));
         }
     }
-    check_distinct(&fields)?;
     view.source = source(&sql.text, &columns, &fields, &mentioned);
     match view.source.len() > SOURCE_BYTES_MAX {
         false => Ok((view, fields)),
@@ -108,16 +108,14 @@ pub fn derive(query: &str, shown: &[&str], others: &[&Collection]) -> Result<(Vi
     }
 }
 
-fn check_distinct(fields: &[Field]) -> Result<()> {
+fn check_distinct(columns: &[ResultColumn]) -> Result<()> {
     let mut seen = BTreeSet::new();
-    match fields
-        .iter()
-        .find(|field| !seen.insert(field.name.to_ascii_lowercase()))
-    {
+    let is_repeated = |column: &&ResultColumn| !seen.insert(column.name.to_ascii_lowercase());
+    match columns.iter().find(is_repeated) {
         None => Ok(()),
-        Some(field) => Err(Error::invalid(format!(
+        Some(column) => Err(Error::invalid(format!(
             "Two columns are named {}; give one of them another name with AS.",
-            field.name
+            column.name
         ))),
     }
 }
