@@ -4,11 +4,11 @@ use std::cell::{OnceCell, RefCell};
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use serde_json::Value;
+
 use super::answer::StatusCounts;
 use super::cors::Cors;
 use super::request_log::RequestLog;
-use serde_json::Value;
-
 use crate::app::App;
 use crate::base::budget::{Charge, Network, OutputCharge, Payer};
 use crate::base::error::Result;

@@ -6,7 +6,7 @@
 use super::answer::no_path;
 use super::call::Call;
 use crate::base::error::{Error, Result};
-use crate::net::http::{Response, gzip};
+use crate::net::http::{Response, gzip, range};
 
 /// A file of the dashboard.
 struct Asset {
@@ -77,14 +77,13 @@ fn page(call: &Call<'_>) -> Result<Response> {
 }
 
 fn file(call: &Call<'_>, path: &str) -> Result<Response> {
-    let tag = format!("\"{REVISION}\"");
     let known = call.request.header("If-None-Match");
-    let response = match known.is_some_and(|known| known.contains(&tag)) {
+    let response = match range::is_match(known, REVISION) {
         true => Response::empty(304),
         false => encoded(call, find(path)?)?,
     };
     Ok(response
-        .with_header("ETag", tag)
+        .with_header("ETag", format!("\"{REVISION}\""))
         .with_header("Cache-Control", "public, max-age=31536000, immutable")
         .quietly())
 }
