@@ -10,13 +10,13 @@
 //! (`derive`). SQLite prepares the statement on empty tables in memory, and says for each column
 //! from which column of a table it comes.
 
+use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
-use std::sync::{Arc, Mutex};
+use std::rc::Rc;
 
 use rusqlite::Connection;
 use rusqlite::config::DbConfig;
-use rusqlite::hooks::{AuthAction, AuthContext, Authorization};
 use serde_json::{Value, json};
 
 use super::collection::View;
@@ -25,8 +25,8 @@ use super::parse::Problems;
 use super::view_sql::{ColumnExpression, ViewSql};
 use super::{Collection, Field};
 use crate::base::error::{Error, Result};
-use crate::base::threads::lock;
-use crate::store::db::quote;
+use crate::store::db::authorizer::{AuthAction, Policy};
+use crate::store::db::{authorizer, quote};
 
 /// Longest subquery of a view, with those of the views that it reads.
 const SOURCE_BYTES_MAX: usize = 256 << 10;
@@ -137,16 +137,11 @@ fn prepare(sql: &str, collections: &[&Collection]) -> Result<(ResultNames, ReadC
         .iter()
         .map(|it| it.name.to_ascii_lowercase())
         .collect();
-    let reads = Arc::new(Mutex::new(Reads {
-        tables,
-        ..Reads::default()
-    }));
-    let reader = Arc::clone(&reads);
-    connection.authorizer(Some(move |context: AuthContext<'_>| {
-        lock(&reader).judge(&context)
-    }))?;
-    let prepared = connection.prepare(sql);
-    if let Some(denial) = lock(&reads).denial.take() {
+    connection.authorizer(Some(authorizer::authorize))?;
+    let read = Rc::new(RefCell::new(ReadColumns::new()));
+    let policy = read_policy(tables, Rc::clone(&read));
+    let (prepared, denial) = authorizer::with_policy(policy, || connection.prepare(sql));
+    if let Some(denial) = denial {
         return Err(Error::invalid(format!("The view may not {denial}.")));
     }
     let statement = prepared.map_err(|error| match Error::from(error) {
@@ -162,53 +157,32 @@ fn prepare(sql: &str, collections: &[&Collection]) -> Result<(ResultNames, ReadC
         (column.name().to_owned(), origin)
     });
     let columns = columns.collect();
-    let read = std::mem::take(&mut lock(&reads).columns);
-    Ok((columns, read))
+    Ok((columns, read.take()))
 }
 
-/// The columns that a statement reads, and the first thing that it may not do.
-#[derive(Default)]
-struct Reads {
-    /// The names of the collections, in lower case.
-    tables: BTreeSet<String>,
-    columns: ReadColumns,
-    denial: Option<String>,
-}
-
-impl Reads {
-    fn judge(&mut self, context: &AuthContext<'_>) -> Authorization {
-        let denial = match context.action {
-            AuthAction::Select | AuthAction::Recursive => None,
-            AuthAction::Function { function_name } => function_name
-                .eq_ignore_ascii_case("load_extension")
-                .then(|| "call load_extension".to_owned()),
-            AuthAction::Read {
-                table_name,
-                column_name,
-            } => self.read(table_name, column_name),
-            _ => Some("do anything but read".to_owned()),
-        };
-        match denial {
-            None => Authorization::Allow,
-            Some(denial) => {
-                self.denial.get_or_insert(denial);
-                Authorization::Deny
+/// Permits only reading, and notes which columns are read. `tables` are the names of the
+/// collections, in lower case.
+fn read_policy(tables: BTreeSet<String>, columns: Rc<RefCell<ReadColumns>>) -> Policy {
+    Box::new(move |context| match context.action {
+        AuthAction::Select | AuthAction::Recursive => None,
+        AuthAction::Function { function_name } => authorizer::denied_function(function_name),
+        AuthAction::Read {
+            table_name,
+            column_name,
+        } => {
+            let name = table_name.to_ascii_lowercase();
+            let column = column_name.to_ascii_lowercase();
+            // A name without a column may be that of a subquery, of which only the rows count.
+            let is_subquery = column.is_empty() && !is_of_sqlite(&name);
+            if tables.contains(&name) {
+                columns.borrow_mut().insert((name, column));
+            } else if !is_subquery && !JSON_TABLES.contains(&name.as_str()) {
+                return Some(format!("read the system table {table_name}"));
             }
+            None
         }
-    }
-
-    fn read(&mut self, table: &str, column: &str) -> Option<String> {
-        let (name, column) = (table.to_ascii_lowercase(), column.to_ascii_lowercase());
-        let is_collection = self.tables.contains(&name);
-        // A name without a column may be that of a subquery, of which only the rows count.
-        let is_subquery = column.is_empty() && !is_of_sqlite(&name);
-        if is_collection {
-            self.columns.insert((name, column));
-        } else if !is_subquery && !JSON_TABLES.contains(&name.as_str()) {
-            return Some(format!("read the system table {table}"));
-        }
-        None
-    }
+        _ => Some("do anything but read".to_owned()),
+    })
 }
 
 /// True for a table that SQLite provides.

@@ -41,6 +41,12 @@ pub fn with_policy<T>(policy: Policy, body: impl FnOnce() -> T) -> (T, Option<St
     (result, denial)
 }
 
+/// The reason why a policy for statements of others denies a function.
+pub fn denied_function(name: &str) -> Option<String> {
+    name.eq_ignore_ascii_case("load_extension")
+        .then(|| "call load_extension".to_owned())
+}
+
 /// The authorizer callback of every connection.
 pub fn authorize(context: AuthContext<'_>) -> Authorization {
     // Raw pages show deleted rows and every other table. Our statements do not read them, so no

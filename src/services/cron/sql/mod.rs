@@ -76,9 +76,7 @@ impl ScriptScope {
             .is_some_and(|name| self == ScriptScope::Workflows && OWN_TRIGGERS.contains(&name));
         match context.action {
             AuthAction::Select | AuthAction::Recursive => None,
-            AuthAction::Function { function_name } => function_name
-                .eq_ignore_ascii_case("load_extension")
-                .then(|| "call load_extension".to_owned()),
+            AuthAction::Function { function_name } => authorizer::denied_function(function_name),
             AuthAction::Read {
                 table_name,
                 column_name,

@@ -1,6 +1,7 @@
 //! The order in which queries get a reader.
 
 use std::fs::File;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::{GROW_WAIT, IN_TURN, KNOWN, READERS, ReaderUse, Readers};
@@ -8,11 +9,8 @@ use crate::base::threads::lock;
 use crate::base::{ids, threads};
 use crate::store::db::{ConnectionSettings, Role, Synchronous};
 
-/// While slow queries used all readers, new queries overtook a waiting one each time that a
-/// reader was returned: some of 64 connections waited for more than a second, most for a tenth
-/// of one.
-#[test]
-fn a_query_that_waits_is_not_passed_by() {
+/// The readers of an empty file, and its path.
+fn open() -> (Readers, PathBuf) {
     let path = std::env::temp_dir().join(ids::record_id().unwrap());
     let settings = ConnectionSettings {
         role: Role::Master,
@@ -20,7 +18,15 @@ fn a_query_that_waits_is_not_passed_by() {
         prepare: |_, _| Ok(()),
     };
     File::create(&path).unwrap();
-    let readers = Readers::new(&path, settings);
+    (Readers::new(&path, settings), path)
+}
+
+/// While slow queries used all readers, new queries overtook a waiting one each time that a
+/// reader was returned: some of 64 connections waited for more than a second, most for a tenth
+/// of one.
+#[test]
+fn a_query_that_waits_is_not_passed_by() {
+    let (readers, path) = open();
     let mut taken: Vec<_> = (0..READERS)
         .map(|_| readers.acquire(ReaderUse::Internal).unwrap())
         .collect();
@@ -49,14 +55,7 @@ fn a_query_that_waits_is_not_passed_by() {
 /// tables from the file each time.
 #[test]
 fn readers_are_added_for_slow_queries_only_and_closed_after_them() {
-    let path = std::env::temp_dir().join(ids::record_id().unwrap());
-    let settings = ConnectionSettings {
-        role: Role::Master,
-        synchronous: Synchronous::Normal,
-        prepare: |_, _| Ok(()),
-    };
-    File::create(&path).unwrap();
-    let readers = Readers::new(&path, settings);
+    let (readers, path) = open();
     let take = || readers.acquire(ReaderUse::Internal).unwrap();
     let mut taken: Vec<_> = (0..READERS).map(|_| take()).collect();
     threads::pause(GROW_WAIT);
