@@ -36,8 +36,9 @@ async function load(signal) {
 
 /** What needs a person: a sentence and where to look. @param {any} data @returns {{text: string, href: string}[]} */
 function concerns({ status, queue, jobs, failedCalls }) {
+  /** @type {{text: string, href: string}[]} */
   const found = [];
-  const add = (/** @type {string} */ text, /** @type {string[]} */ path, /** @type {any} */ query) => found.push({ text, href: address(path, query) });
+  const add = (/** @type {string} */ text, /** @type {string[]} */ path, query = {}) => found.push({ text, href: address(path, query) });
   if (status.damagedFiles.length > 0) add(`${plural(status.damagedFiles.length, 'file is', 'files are')} damaged.`, ['replication']);
   for (const replica of status.replicas ?? []) {
     if (replica.secondsSinceSeen > SILENT_SECONDS) add(`Replica ${replica.id} was last seen ${ago(replica.lastSeen)}.`, ['replication']);

@@ -16,7 +16,7 @@ import { FieldInput, isEditable, valueOf } from './field-input.js';
  */
 export function Editor({ collection, id, canWrite, onClose, onSaved }) {
   const records = client.db(database.value).collection(collection.name);
-  const load = useLoad(async (signal) => (id ? records.getOne(id, { signal }) : {}), [collection.name, id]);
+  const load = useLoad(async (signal) => /** @type {any} */ (id ? await records.getOne(id, { signal }) : {}), [collection.name, id]);
   if (load.data === undefined) {
     return html`<${Dialog} side title=${id ?? 'New record'} onClose=${onClose}><${Loaded} load=${load}>${() => null}</${Loaded}></${Dialog}>`;
   }
@@ -58,7 +58,7 @@ function Form({ collection, records, record, canWrite, onClose, onSaved, reload 
     event.preventDefault();
     const { changes, problems } = changesOf(collection, record, edited);
     if (Object.keys(problems).length > 0) return setError({ message: 'Some values cannot be read.', fields: problems });
-    const onProgress = ({ loaded, total }) => setProgress(total ? loaded / total : null);
+    const onProgress = (/** @type {{loaded: number, total: number}} */ { loaded, total }) => setProgress(total ? loaded / total : null);
     const hasFiles = Object.values(changes).flat().some((value) => value instanceof File);
     const options = hasFiles ? { onProgress } : {};
     try {

@@ -17,7 +17,7 @@ import { labelOf, nameField } from './label.js';
 const PER_PAGE = 50;
 const COLUMNS_MOST = 8;
 
-/** @param {any} field @param {any} record */
+/** @param {{field: any, record: any}} props */
 function Cell({ field, record }) {
   const value = record[field.name];
   if (field.type === 'bool') return value ? 'yes' : 'no';

@@ -1,0 +1,3 @@
+// The curves. The options of the library are many; `parts/chart.js` is their only user.
+declare const uPlot: any;
+export default uPlot;
