@@ -145,6 +145,7 @@ pub fn start(config: &Config) -> Result<Running> {
         has_dashboard: config.has_dashboard,
         trusted_proxies: config.trusted_proxies.clone(),
         shown: settings::describe(config),
+        options: settings::describe_options(config),
     };
     let api = Arc::new(Api::new(Arc::clone(&app), api));
     let settings = http::server::ServerSettings {

@@ -26,6 +26,10 @@ export async function journey(page, server) {
   step('a workflow run: started, cancelled, started again');
   await makeDatabase(page, server, api);
   step('a database');
+  await runSql(page, server);
+  step('SQL: run, refused, explained, saved as a file');
+  await readSettings(page, server);
+  step('settings');
   await useKeyboard(page, server);
   step('the keyboard');
   await signOutAndIn(page, server);
@@ -198,6 +202,31 @@ async function makeDatabase(page, server, api) {
   assert.ok((await api('GET', '/api/databases')).data.some((/** @type {any} */ it) => it.name === 'shop'));
   await page.getByRole('combobox', { name: 'Database' }).selectOption('default');
   await page.getByRole('heading', { name: 'Home' }).waitFor();
+}
+
+/** @param {import('playwright-core').Page} page @param {{url: string}} server */
+async function runSql(page, server) {
+  await page.goto(`${server.url}/_/sql`);
+  await page.getByRole('button', { name: 'posts', exact: true }).click();
+  await page.getByLabel('Statement').press('Control+Enter');
+  await page.getByRole('cell', { name: '"><script>alert(2)</script>' }).waitFor();
+  await page.getByText('Query plan').click();
+  await page.getByRole('region', { name: 'Query plan' }).getByText('posts').waitFor();
+  const download = page.waitForEvent('download');
+  await page.getByRole('button', { name: 'CSV' }).click();
+  assert.equal((await download).suggestedFilename(), 'default-query.csv');
+  await page.getByLabel('Statement').fill('DELETE FROM posts');
+  await page.getByRole('button', { name: 'Run' }).click();
+  await page.getByRole('alert').getByText('The statement must be a SELECT.').waitFor();
+}
+
+/** @param {import('playwright-core').Page} page @param {{url: string}} server */
+async function readSettings(page, server) {
+  await page.goto(`${server.url}/_/settings`);
+  await page.getByRole('searchbox', { name: 'Search' }).fill('data_dir');
+  await page.getByRole('cell', { name: 'the environment' }).waitFor();
+  await page.getByRole('link', { name: 'Mail', exact: true }).click();
+  await page.getByText('No mail server is set').waitFor();
 }
 
 /** @param {import('playwright-core').Page} page @param {{url: string}} server */

@@ -32,6 +32,7 @@ pub struct Call<'a> {
     pub answers: &'a StatusCounts,
     pub requests: &'a RequestLog,
     pub shown_settings: &'a Value,
+    pub shown_options: &'a Value,
     /// The address of the client; use [`Call::client`].
     pub client: &'a OnceCell<IpAddr>,
     pub trusted_proxies: &'a [Prefix],

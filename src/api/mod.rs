@@ -54,6 +54,7 @@ mod routes;
 mod sdk;
 pub mod settings;
 mod socket;
+mod sql;
 mod stats;
 mod superusers;
 mod views;
@@ -95,6 +96,8 @@ pub struct ApiSettings {
     pub trusted_proxies: Vec<Prefix>,
     /// The settings of the server, as `/api/settings` shows them.
     pub shown: Value,
+    /// The options of the server, as `/api/settings/options` shows them.
+    pub options: Value,
 }
 
 static ALL: [Route; ROUTES.len()] = ROUTES;
@@ -197,6 +200,7 @@ impl Api {
             answers: &self.answers,
             requests: &self.requests,
             shown_settings: &self.settings.shown,
+            shown_options: &self.settings.options,
             parsed: RefCell::default(),
             output: OnceCell::new(),
         };

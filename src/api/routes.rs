@@ -5,8 +5,8 @@ use std::fmt;
 use super::call::Call;
 use super::{
     accounts, admins, batch, collections, cron, crons, dashboard, databases, files, health, keys,
-    logs, metrics, realtime, records, replicated_databases, replicated_files, sdk, settings, stats,
-    superusers, views, webhooks, workflow_starts, workflows,
+    logs, metrics, realtime, records, replicated_databases, replicated_files, sdk, settings, sql,
+    stats, superusers, views, webhooks, workflow_starts, workflows,
 };
 use crate::base::error::Result;
 use crate::model::rules::KeyScope;
@@ -133,7 +133,7 @@ const fn route(
 
 /// All endpoints.
 #[rustfmt::skip]
-pub const ROUTES: [Route; 130] = {
+pub const ROUTES: [Route; 132] = {
     use RouteAccess::{Account, Admin, Operate, Public, Replica, Rules, Scope, Watch, Work};
     use KeyScope::{Collections, Databases, Service};
     use OnReplica::{Own, Refuse, Serve};
@@ -147,6 +147,8 @@ pub const ROUTES: [Route; 130] = {
         route(Get,    "/api/logs/stats",                               Admin,  Server,   Own,    logs::stats),
         route(Get,    "/api/logs/{id}",                                Admin,  Server,   Own,    logs::get),
         route(Get,    "/api/settings",                                 Admin,  Server,   Own,    settings::get),
+        route(Get,    "/api/settings/options",                         Admin,  Server,   Own,    settings::options),
+        at_most(MEDIUM_BODY_BYTES, route(Post,   "/api/sql",           Admin,  Database, Serve,  sql::run)),
         small(route(Patch,  "/api/settings",                           Admin,  Server,   Own,    settings::update)),
         small(route(Post,   "/api/settings/test/s3",                   Admin,  Server,   Own,    settings::test_s3)),
         small(route(Post,   "/api/settings/test/email",                Admin,  Server,   Own,    settings::test_email)),

@@ -88,6 +88,25 @@ pub fn describe(config: &Config) -> Value {
     })
 }
 
+/// Each option with its value and where it comes from, without secrets.
+pub fn describe_options(config: &Config) -> Value {
+    let items = config.options.iter().map(|it| {
+        json!({
+            "name": it.option.variable,
+            "value": it.value,
+            "source": it.source.name(),
+            "default": it.option.default,
+            "accepts": it.option.accepts,
+            "help": it.option.help,
+        })
+    });
+    json!({"items": items.collect::<Vec<Value>>()})
+}
+
+pub fn options(call: &Call<'_>) -> Result<Response> {
+    Ok(no_store(json_response(200, call.shown_options)))
+}
+
 pub fn get(call: &Call<'_>) -> Result<Response> {
     Ok(no_store(json_response(200, call.shown_settings)))
 }

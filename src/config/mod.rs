@@ -21,9 +21,11 @@ use crate::store::db::Synchronous;
 use crate::store::files::S3Settings;
 
 mod file;
+mod in_force;
 mod options;
 mod typo;
 
+pub use in_force::{OptionInForce, OptionSource};
 use options::option;
 pub use options::{OPTIONS, Opt, describe};
 pub use typo::misspelled;
@@ -80,6 +82,8 @@ pub struct Config {
     pub log: Level,
     /// Warnings about the settings, for the log.
     pub warnings: Vec<String>,
+    /// All options, for administrators.
+    pub options: Vec<OptionInForce>,
 }
 
 /// Options without effect while the other option has its default.
@@ -101,6 +105,7 @@ impl Config {
         let roots = raw.roots()?;
         Ok(Config {
             warnings: raw.warnings()?,
+            options: raw.in_force()?,
             listen: raw.listen()?,
             data_dir: raw.data_dir()?,
             jwt_secret: raw.secret()?,
@@ -216,6 +221,31 @@ impl<'a> RawSettings<'a> {
             Ok(_) | Err(std::env::VarError::NotPresent) => Ok(file.cloned()),
             Err(std::env::VarError::NotUnicode(_)) => Err(refuse(variable, "(not UTF-8)")),
         }
+    }
+
+    fn source(&self, variable: &str) -> OptionSource {
+        let is_set = |value: String| !value.is_empty();
+        if self.flags.contains_key(variable) {
+            OptionSource::Flag
+        } else if std::env::var(variable).is_ok_and(is_set) {
+            OptionSource::Environment
+        } else if self.file.get(variable).is_some_and(|it| !it.is_empty()) {
+            OptionSource::File
+        } else {
+            OptionSource::Default
+        }
+    }
+
+    /// All options in the order of their table.
+    fn in_force(&self) -> Result<Vec<OptionInForce>> {
+        let of = |option: &'static Opt| {
+            let Opt { variable, .. } = option;
+            let value = self.get(variable)?;
+            let is_secret = SECRETS.contains(variable);
+            let source = self.source(variable);
+            Ok(OptionInForce::new(option, source, value, is_secret))
+        };
+        OPTIONS.iter().map(of).collect()
     }
 
     /// Warnings about settings without effect, where most likely another one was forgotten, and

@@ -112,7 +112,7 @@ const BATCHES: [u16; 17] = [
 ];
 
 #[rustfmt::skip]
-const ROWS: [Row; 130] = {
+const ROWS: [Row; 132] = {
     use Admits::{Accounts, Admins, AdminsAnd, All, Each, Identified, Operators, Replicas, Watchers, Workers};
     [
         row("GET /api/health", "/api/health", "", All(200)),
@@ -122,6 +122,8 @@ const ROWS: [Row; 130] = {
         row("GET /api/logs/stats", "/api/logs/stats", "", Admins(200)),
         row("GET /api/logs/{id}", "/api/logs/none", "", Admins(404)),
         row("GET /api/settings", "/api/settings", "", Admins(200)),
+        row("GET /api/settings/options", "/api/settings/options", "", Admins(200)),
+        row("POST /api/sql", "/api/sql", "{}", Admins(400)),
         row("PATCH /api/settings", "/api/settings", r#"{"smtp":{}}"#, Admins(400)),
         row("POST /api/settings/test/s3", "/api/settings/test/s3", "{}", Admins(400)),
         row("POST /api/settings/test/email", "/api/settings/test/email", "{}", Admins(400)),

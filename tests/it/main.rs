@@ -18,6 +18,8 @@ mod bodies;
 mod cli;
 /// Databases and collections over REST, and what is refused.
 mod collections;
+/// SQL of administrators, and the options in force.
+mod console;
 /// Totals of lists and their last pages are exact: beside writers, on replicas.
 mod counts;
 /// Kill -9: what was acknowledged is there, the rest is whole or absent.

@@ -14,9 +14,9 @@ const isMenuOpen = signal(false);
 /** The screens in the navigation: label, path. @type {[string, [string, string[]][]][]} */
 const SECTIONS = [
   ['', [['Home', []]]],
-  ['Data', [['Collections', ['collections']], ['Databases', ['databases']]]],
+  ['Data', [['Collections', ['collections']], ['Databases', ['databases']], ['SQL', ['sql']]]],
   ['Work', [['Workflows', ['workflows']], ['Jobs', ['jobs']], ['Webhooks', ['webhooks']]]],
-  ['Server', [['Replication', ['replication']], ['Requests', ['requests']], ['Admins and keys', ['access']]]],
+  ['Server', [['Replication', ['replication']], ['Requests', ['requests']], ['Admins and keys', ['access']], ['Settings', ['settings']]]],
 ];
 
 /** @param {{path: string[], label: string}} props */

@@ -4,7 +4,7 @@
 //! `field_json` and `index` read and write its JSON form. `change` applies a request to a
 //! definition. `auth` has the fields and options of auth collections. `schema` creates and alters
 //! the SQL table. `stored` is the table of definitions, `set` those of one database, and `catalog`
-//! changes and caches them.
+//! changes and caches them. `console` runs statements that administrators write.
 //!
 //! A schema only grows: a deleted field or collection is no longer shown or written, but its column
 //! or table stays on disk until a purge. A collection or field cannot be renamed. A type can change
@@ -17,6 +17,7 @@ pub use change::Editor;
 pub use collection::{
     Collection, CollectionKind, NamedViewQuery, Rules, SUPERUSERS, SavedQuery, TOKEN_KEY,
 };
+pub use console::ConsoleQuery;
 pub use definition::check_name;
 pub use field::{
     DomainOptions, Field, FieldKind, FieldLabels, FileOptions, PasswordLimits, RelationOptions,
@@ -34,6 +35,7 @@ mod catalog;
 mod change;
 mod check;
 mod collection;
+mod console;
 mod definition;
 mod field;
 mod field_json;

@@ -33,7 +33,7 @@ const SOURCE_BYTES_MAX: usize = 256 << 10;
 /// Columns that are not fields.
 const SYSTEM: [&str; 3] = ["id", "created", "updated"];
 /// Tables without a definition that a statement can read.
-const JSON_TABLES: [&str; 2] = ["json_each", "json_tree"];
+pub const JSON_TABLES: [&str; 2] = ["json_each", "json_tree"];
 
 /// A column that the statement selects.
 struct ResultColumn {
@@ -186,24 +186,40 @@ fn read_policy(tables: BTreeSet<String>, columns: Rc<RefCell<ReadColumns>>) -> P
 }
 
 /// True for a table that SQLite provides.
-fn is_of_sqlite(table: &str) -> bool {
+pub fn is_of_sqlite(table: &str) -> bool {
     table.starts_with("sqlite_")
         || table.starts_with("pragma_")
         || ["dbstat", "bytecode", "tables_used"].contains(&table)
 }
 
-/// The columns of a collection that a view can read, with their types.
-fn readable_columns(collection: &Collection) -> impl Iterator<Item = (String, &'static str)> {
+/// The columns of a collection that the statements of others can read, with their types.
+pub fn readable_columns(collection: &Collection) -> impl Iterator<Item = (&str, &'static str)> {
     let system = SYSTEM
         .into_iter()
         .filter(|name| collection.has_column(name));
-    let system = system.map(|name| (quote(name), "TEXT"));
+    let system = system.map(|name| (name, "TEXT"));
     let fields = collection.fields.iter().filter(|field| !field.is_secret());
-    system.chain(fields.map(|field| (quote(&field.name), field.kind.affinity())))
+    system.chain(fields.map(|field| (field.name.as_str(), field.kind.affinity())))
+}
+
+/// The common table expression by which the name of a collection stands for what can be read.
+pub fn readable(collection: &Collection) -> String {
+    let name = quote(&collection.name);
+    // So that SQLite can use the indexes of the table.
+    let head = format!("{name} AS NOT MATERIALIZED ");
+    match &collection.view {
+        Some(view) => head + &view.source,
+        None => {
+            let columns = readable_columns(collection).map(|(name, _)| quote(name));
+            let columns: Vec<String> = columns.collect();
+            format!("{head}(SELECT {} FROM main.{name})", columns.join(", "))
+        }
+    }
 }
 
 fn empty_table(collection: &Collection) -> String {
-    let columns = readable_columns(collection).map(|(name, kind)| format!("{name} {kind}"));
+    let columns =
+        readable_columns(collection).map(|(name, kind)| format!("{} {kind}", quote(name)));
     let columns: Vec<String> = columns.collect();
     // Without a rowid, because the subquery of a view has none either.
     format!(
@@ -314,16 +330,7 @@ fn source(
     let mut text = String::from("(");
     for (at, collection) in collections.iter().enumerate() {
         text += if at == 0 { "WITH " } else { ", " };
-        let name = quote(&collection.name);
-        // So that SQLite can use the indexes of the table.
-        let _ = write!(text, "{name} AS NOT MATERIALIZED ");
-        match &collection.view {
-            Some(view) => text += &view.source,
-            None => {
-                let columns: Vec<String> = readable_columns(collection).map(|it| it.0).collect();
-                let _ = write!(text, "(SELECT {} FROM main.{name})", columns.join(", "));
-            }
-        }
+        text += &readable(collection);
     }
     text += " SELECT ";
     for (at, column) in columns.iter().enumerate() {

@@ -81,10 +81,10 @@ impl ViewSql {
             .first()
             .is_some_and(|it| it.is("SELECT") || it.is("WITH"))
         {
-            return Err(Error::invalid("A view is one SELECT statement."));
+            return Err(Error::invalid("The statement must be a SELECT."));
         }
         if tokens.iter().any(|it| it.is_symbol(";")) {
-            return Err(Error::invalid("A view is one statement, not several."));
+            return Err(Error::invalid("There are several statements; write one."));
         }
         // Places count in the text without comments from here on.
         let mut text = String::with_capacity(sql.len());
