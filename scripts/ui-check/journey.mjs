@@ -127,6 +127,33 @@ async function makeAccount(page, server, api) {
   await page.getByText('Record created.').waitFor();
   const { status } = await api('POST', '/api/collections/members/auth-with-password', { identity: 'grace@example.com', password: 'a long password' });
   assert.equal(status, 200);
+  await manageAccount(page, api);
+}
+
+/** What an admin does with an account: sessions end, another password, a token to act as it. @param {import('playwright-core').Page} page @param {any} api */
+async function manageAccount(page, api) {
+  const signIn = (/** @type {string} */ password) => api('POST', '/api/collections/members/auth-with-password', { identity: 'grace@example.com', password });
+  const { token } = (await signIn('a long password')).data;
+  const refresh = async () => (await fetch(`${new URL(page.url()).origin}/api/collections/members/auth-refresh`, { method: 'POST', headers: { Authorization: `Bearer ${token}` } })).status;
+  assert.equal(await refresh(), 200);
+  await page.getByRole('cell', { name: 'grace@example.com' }).click();
+  await page.getByRole('button', { name: 'Account', exact: true }).click();
+  await page.getByRole('button', { name: 'End all sessions...' }).click();
+  await page.getByRole('button', { name: 'End all sessions', exact: true }).click();
+  await page.getByText('All sessions have ended.').waitFor();
+  assert.equal(await refresh(), 401);
+  await page.getByRole('button', { name: 'Mark as verified' }).click();
+  await page.getByRole('button', { name: 'Mark as not verified' }).waitFor();
+  await page.getByLabel('New password').fill('short');
+  await page.getByRole('button', { name: 'Set the password' }).click();
+  await page.locator('.field .problem').waitFor();
+  await page.getByLabel('New password').fill('another password');
+  await page.getByRole('button', { name: 'Set the password' }).click();
+  await page.getByText('The password is set; all sessions have ended.').waitFor();
+  assert.equal((await signIn('another password')).status, 200);
+  await page.getByRole('button', { name: 'Make a token' }).click();
+  await page.getByRole('region', { name: 'Token' }).waitFor();
+  await page.getByRole('button', { name: 'Close' }).click();
 }
 
 /** @param {import('playwright-core').Page} page @param {{url: string}} server */

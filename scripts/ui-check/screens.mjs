@@ -6,7 +6,7 @@ import { createRequire } from 'node:module';
 const SCREENS = [
   '', 'records/posts', 'records/posts?record=new', 'records/members', 'collections', 'collections?new=1', 'collections/posts', 'collections/posts?tab=rules', 'collections/posts?tab=indexes',
   'collections/posts?tab=try', 'collections/posts?tab=api', 'collections/posts?tab=json', 'databases', 'workflows', 'workflows/queue', 'workflows/workers', 'jobs', 'jobs/tidy', 'webhooks', 'webhooks?edit=new', 'webhooks/calls', 'replication', 'requests',
-  'sql', 'sql?q=SELECT%20*%20FROM%20posts', 'settings', 'settings/mail', 'settings/storage', 'access', 'access/keys', 'access/keys?new=1', 'nowhere',
+  'files', 'sql', 'sql?q=SELECT%20*%20FROM%20posts', 'settings', 'settings/mail', 'settings/storage', 'access', 'access/keys', 'access/keys?new=1', 'nowhere',
 ];
 /** Width, height, theme; the last two only with --full. */
 const LOOKS = [[1280, 860, 'light'], [390, 844, 'dark'], [1280, 860, 'dark'], [390, 844, 'light']].slice(0, process.env.FULL ? 4 : 2);

@@ -34,6 +34,7 @@ pub mod cron;
 mod crons;
 mod dashboard;
 mod databases;
+mod file_usage;
 mod files;
 mod form_values;
 mod health;

@@ -4,9 +4,9 @@ use std::fmt;
 
 use super::call::Call;
 use super::{
-    accounts, admins, batch, collections, cron, crons, dashboard, databases, files, health, keys,
-    logs, metrics, realtime, records, replicated_databases, replicated_files, sdk, settings, sql,
-    stats, superusers, views, webhooks, workflow_starts, workflows,
+    accounts, admins, batch, collections, cron, crons, dashboard, databases, file_usage, files,
+    health, keys, logs, metrics, realtime, records, replicated_databases, replicated_files, sdk,
+    settings, sql, stats, superusers, views, webhooks, workflow_starts, workflows,
 };
 use crate::base::error::Result;
 use crate::model::rules::KeyScope;
@@ -133,7 +133,7 @@ const fn route(
 
 /// All endpoints.
 #[rustfmt::skip]
-pub const ROUTES: [Route; 132] = {
+pub const ROUTES: [Route; 133] = {
     use RouteAccess::{Account, Admin, Operate, Public, Replica, Rules, Scope, Watch, Work};
     use KeyScope::{Collections, Databases, Service};
     use OnReplica::{Own, Refuse, Serve};
@@ -221,6 +221,7 @@ pub const ROUTES: [Route; 132] = {
 
         with_files(route(Post,   "/api/batch",                                    Rules,  Database, Refuse, batch::run)),
 
+        route(Get,    "/api/files",                                    Admin,   Database, Own,   file_usage::get),
         route(Get,    "/api/files/{collection}/{record}/{file}",       Public,  Database, Serve, files::get),
         small(route(Post,   "/api/files/token",                        Account, Database, Serve, files::token)),
 

@@ -112,7 +112,7 @@ const BATCHES: [u16; 17] = [
 ];
 
 #[rustfmt::skip]
-const ROWS: [Row; 132] = {
+const ROWS: [Row; 133] = {
     use Admits::{Accounts, Admins, AdminsAnd, All, Each, Identified, Operators, Replicas, Watchers, Workers};
     [
         row("GET /api/health", "/api/health", "", All(200)),
@@ -138,6 +138,7 @@ const ROWS: [Row; 132] = {
         row("GET /_/*rest", "/_/", "", All(200)),
         row("GET /sdk.js", "/sdk.js", "", All(200)),
         row("GET /auth/confirm", "/auth/confirm", "", All(200)),
+        row("GET /api/files", "/api/files", "", Admins(200)),
         row("GET /api/files/{collection}/{record}/{file}", "/api/files/notes/note/none", "", All(404)),
         row("POST /api/files/token", "/api/files/token", "", Accounts(200, 200)),
 

@@ -14,7 +14,7 @@ const isMenuOpen = signal(false);
 /** The screens in the navigation: label, path. @type {[string, [string, string[]][]][]} */
 const SECTIONS = [
   ['', [['Home', []]]],
-  ['Data', [['Collections', ['collections']], ['Databases', ['databases']], ['SQL', ['sql']]]],
+  ['Data', [['Collections', ['collections']], ['Databases', ['databases']], ['SQL', ['sql']], ['Files', ['files']]]],
   ['Work', [['Workflows', ['workflows']], ['Jobs', ['jobs']], ['Webhooks', ['webhooks']]]],
   ['Server', [['Replication', ['replication']], ['Requests', ['requests']], ['Admins and keys', ['access']], ['Settings', ['settings']]]],
 ];

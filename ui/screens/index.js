@@ -11,6 +11,7 @@ export const SCREENS = {
   webhooks: async () => (await import('./webhooks.js')).Webhooks,
   replication: async () => (await import('./replication.js')).Replication,
   requests: async () => (await import('./requests.js')).Requests,
+  files: async () => (await import('./files.js')).Files,
   sql: async () => (await import('./sql.js')).Sql,
   settings: async () => (await import('./settings.js')).Settings,
   access: async () => (await import('./access.js')).Access,

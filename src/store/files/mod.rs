@@ -42,7 +42,7 @@ mod s3;
 pub mod scrub;
 mod storage;
 pub mod storage_worker;
-mod sweep;
+pub mod sweep;
 pub mod table;
 
 /// The storage, its journal, and the signal of the storage worker.

@@ -20,7 +20,7 @@ const GRACE_MS: i64 = DAY_MS;
 const ORPHANS_MAX: usize = 10_000;
 
 /// Paths, and when each was first found, in milliseconds since 1970.
-type Orphans = BTreeMap<String, i64>;
+pub type Orphans = BTreeMap<String, i64>;
 
 /// The result of a sweep.
 #[derive(Default)]
@@ -58,7 +58,7 @@ pub fn run(
         storage,
         before_ms,
         now_ms: clock::now_ms(),
-        known: load_orphans(databases.local())?,
+        known: orphans(databases.local())?,
         kept: Orphans::new(),
         result: SweepResult::default(),
         gone: Vec::new(),
@@ -138,7 +138,8 @@ fn is_named(databases: &Databases, path: &FilePath) -> Result<bool> {
     Ok(found.is_some())
 }
 
-fn load_orphans(local: &Database) -> Result<Orphans> {
+/// The orphans that the last sweep found.
+pub fn orphans(local: &Database) -> Result<Orphans> {
     local.read(|connection| {
         let mut statement = connection.prepare_cached("SELECT path, found_ms FROM _unnamed")?;
         let rows = statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?;

@@ -184,6 +184,18 @@ pub fn totals(connection: &Connection) -> Result<(u64, u64)> {
     Ok((files.cast_unsigned(), bytes.cast_unsigned()))
 }
 
+/// The number and bytes of the files of each collection, by its id, the largest first.
+pub fn usage(connection: &Connection) -> Result<Vec<(String, u64, u64)>> {
+    let mut statement = connection.prepare_cached(
+        "SELECT collection, count(*), sum(size) FROM _files GROUP BY collection ORDER BY 3 DESC",
+    )?;
+    let rows = statement.query_map([], |row| {
+        let (files, bytes): (i64, i64) = (row.get(1)?, row.get(2)?);
+        Ok((row.get(0)?, files.cast_unsigned(), bytes.cast_unsigned()))
+    })?;
+    Ok(rows.collect::<rusqlite::Result<_>>()?)
+}
+
 /// Reads a row of [`list`] or [`by_hash`].
 fn read(row: &Row<'_>, database: &str) -> rusqlite::Result<(FilePath, StoredFile)> {
     let path = FilePath {

@@ -34,6 +34,11 @@ fn files_wait_for_the_database_that_names_them() {
     copy(&newer);
     let site = put(site, &older);
     wait_until("it is found", || unnamed(&site) == 1);
+    let seen = site.admin().get("/api/files").expect(200).json;
+    assert_eq!(seen["orphans"]["count"], 1);
+    assert_eq!(seen["items"][0]["collection"], "docs");
+    assert_eq!(seen["items"][0]["files"], 1);
+    assert_eq!(seen["items"][0]["bytes"], 5);
     assert_eq!(site.api().get(&link(&late, &late["doc"])).status, 404);
     let site = put(site, &newer);
     wait_until("it is known again", || unnamed(&site) == 0);

@@ -9,18 +9,20 @@ import { Code, Json } from '../../parts/code.js';
 import { Dialog, confirm } from '../../parts/dialog.js';
 import { Facts } from '../../parts/small.js';
 import { say, sayError } from '../../parts/toast.js';
+import { Account } from './account.js';
 import { FieldInput, isEditable, valueOf } from './field-input.js';
 
 /**
  * @param {{collection: any, id: string | null, canWrite: boolean, onClose: () => void, onSaved: () => void}} props
  */
 export function Editor({ collection, id, canWrite, onClose, onSaved }) {
+  const [view, setView] = useState('fields');
   const records = client.db(database.value).collection(collection.name);
   const load = useLoad(async (signal) => /** @type {any} */ (id ? await records.getOne(id, { signal }) : {}), [collection.name, id]);
   if (load.data === undefined) {
     return html`<${Dialog} side title=${id ?? 'New record'} onClose=${onClose}><${Loaded} load=${load}>${() => null}</${Loaded}></${Dialog}>`;
   }
-  return html`<${Form} key=${load.data.updated} collection=${collection} records=${records} record=${load.data} canWrite=${canWrite} onClose=${onClose} onSaved=${onSaved} reload=${load.reload} />`;
+  return html`<${Form} key=${load.data.updated} collection=${collection} records=${records} record=${load.data} canWrite=${canWrite} view=${view} setView=${setView} onClose=${onClose} onSaved=${onSaved} reload=${load.reload} />`;
 }
 
 /** The changed values as the API takes them. @param {any} collection @param {any} record @param {Record<string, any>} edited */
@@ -42,11 +44,10 @@ function changesOf(collection, record, edited) {
 }
 
 /** @param {any} props */
-function Form({ collection, records, record, canWrite, onClose, onSaved, reload }) {
+function Form({ collection, records, record, canWrite, view, setView, onClose, onSaved, reload }) {
   const isNew = !record.id;
   const [edited, setEdited] = useState(/** @type {Record<string, any>} */ ({}));
   const [error, setError] = useState(/** @type {any} */ (undefined));
-  const [view, setView] = useState('fields');
   const [progress, setProgress] = useState(/** @type {number | null} */ (null));
   const fields = collection.fields.filter((/** @type {any} */ field) => isEditable(field, isNew));
   const isDirty = Object.keys(edited).length > 0;
@@ -86,10 +87,11 @@ function Form({ collection, records, record, canWrite, onClose, onSaved, reload 
     ${!isNew && html`<button class="button is-danger" onClick=${remove}>Delete</button>`}
     <button class="button" onClick=${close}>Cancel</button>
     <button class="button is-main" form="record" disabled=${!isDirty && !isNew || progress !== null}>${progress === null ? 'Save' : `Sending ${Math.round(progress * 100)} %`}</button>`;
-  const toggle = !isNew && html`<button class="button is-quiet" aria-pressed=${String(view === 'json')} onClick=${() => setView(view === 'json' ? 'fields' : 'json')}>JSON</button>`;
-  return html`<${Dialog} side title=${isNew ? `New record of ${collection.name}` : record.id} onClose=${close} foot=${foot} actions=${toggle}>
+  const toggle = (/** @type {string} */ name, /** @type {string} */ label) => html`<button class="button is-quiet" aria-pressed=${String(view === name)} onClick=${() => setView(view === name ? 'fields' : name)}>${label}</button>`;
+  const toggles = !isNew && html`${collection.type === 'auth' && toggle('account', 'Account')}${toggle('json', 'JSON')}`;
+  return html`<${Dialog} side title=${isNew ? `New record of ${collection.name}` : record.id} onClose=${close} foot=${view !== 'account' && foot} actions=${toggles}>
     <${Problem} error=${error} retry=${error?.reload ? reload : undefined} />
-    ${view === 'json' ? html`<${Json} value=${record} />` : html`<form id="record" class="stack" onSubmit=${save}>
+    ${view === 'json' ? html`<${Json} value=${record} />` : view === 'account' ? html`<${Account} collection=${collection} record=${record} canWrite=${canWrite} onChanged=${() => { onSaved(); reload(); }} />` : html`<form id="record" class="stack" onSubmit=${save}>
       ${isNew && html`<${FieldInput} field=${{ name: 'id', type: 'text', hint: 'Left empty, the server makes one.' }} value=${edited.id ?? ''} onInput=${(/** @type {any} */ value) => setEdited({ ...edited, id: value })} problem=${error?.fields?.id} />`}
       ${fields.map((/** @type {any} */ field) => html`<${FieldInput} key=${field.name} field=${field} record=${record} collection=${collection}
         value=${edited[field.name] ?? record[field.name]} onInput=${(/** @type {any} */ value) => setEdited({ ...edited, [field.name]: value })}
