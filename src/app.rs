@@ -17,7 +17,7 @@ use crate::model::records;
 use crate::net::mail::Mailer;
 use crate::net::sockets;
 use crate::net::sockets::Hub;
-use crate::services::backup::missing;
+use crate::services::backup::{Archives, missing};
 use crate::services::cron::Cron;
 use crate::services::realtime::Realtime;
 use crate::services::replication::{Master, MasterClient, Notifier, Replica};
@@ -71,6 +71,8 @@ pub struct App {
     pub auth: Arc<Auth>,
     pub mail: Mailer,
     pub files: Files,
+    /// Backups of this data directory as archives.
+    pub archives: Archives,
     pub replicas: Replicas,
     pub part: ReplicationRole,
     pub sockets: Hub,
@@ -94,13 +96,23 @@ pub struct AppLimits {
     pub tenant_connections: usize,
 }
 
-/// Opens the data directory in a role, and logs problems with it.
-fn open_databases(config: &Config, role: Role, tenant_connections: usize) -> Result<Databases> {
-    let settings = db::ConnectionSettings {
+fn connection_settings(config: &Config, role: Role) -> db::ConnectionSettings {
+    db::ConnectionSettings {
         role,
         synchronous: config.synchronous,
         prepare: records::register,
-    };
+    }
+}
+
+fn open_archives(config: &Config, role: Role) -> Archives {
+    let reserve = Reserve::new(config.reserve_bytes);
+    let settings = connection_settings(config, role);
+    Archives::open(&config.data_dir, config.s3.is_some(), reserve, settings)
+}
+
+/// Opens the data directory in a role, and logs problems with it.
+fn open_databases(config: &Config, role: Role, tenant_connections: usize) -> Result<Databases> {
+    let settings = connection_settings(config, role);
     let is_new = !db::default_file(&config.data_dir).exists();
     if is_new {
         log::info(format_args!(
@@ -188,6 +200,7 @@ impl App {
             ),
             webhooks: Webhooks::new(&databases, calls, webhooks),
             budgets,
+            archives: open_archives(config, role),
             files,
             cron,
             stats,

@@ -241,6 +241,7 @@ impl Running {
         }
         // First: a script may hold the writer for which requests wait.
         self.app.cron.stop();
+        self.app.archives.stop();
         let left = self.http.stop(STOP_DEADLINE).in_flight_left;
         let counters = self.http.counters();
         log::info(format_args!(

@@ -40,7 +40,7 @@ fn with_admin_part(call: &Call<'_>, mut data: Value) -> Value {
     if credentials.authorization.is_some()
         && let Ok(Identity::Admin(_)) = call.app.auth.identify(credentials, call.database)
     {
-        data["canBackup"] = json!(false);
+        data["canBackup"] = json!(!call.app.archives.is_busy());
         data["realIP"] = json!(call.client().to_string());
         data["possibleProxyHeader"] = json!("");
     }

@@ -11,7 +11,7 @@ use super::Api;
 use super::answer::{body_too_large, forbidden, no_path};
 use super::call::{credentials, payer_of, split_database};
 use super::multipart_body::{Allowance, MultipartForm};
-use super::routes::{BODY_BYTES, RouteAccess};
+use super::routes::{BODY_BYTES, RouteAccess, RouteFiles};
 use crate::base::budget::{Charge, Network, Payer};
 use crate::base::error::{Error, Result};
 use crate::model::collections::Collection;
@@ -59,16 +59,19 @@ impl Api {
             return Err(Error::invalid("This endpoint accepts no form."));
         }
         let identity = self.identify(route, request, database)?;
-        let files = match (route.takes_files, params.get("collection")) {
-            (false, _) => BTreeMap::new(),
-            (true, "") => self.files_of_batch(database, &identity)?,
-            (true, name) => {
+        let files = match route.files {
+            RouteFiles::None => BTreeMap::new(),
+            RouteFiles::Field(name) => {
+                BTreeMap::from([(name.to_owned(), self.settings.upload_bytes_max)])
+            }
+            RouteFiles::Batch => self.files_of_batch(database, &identity)?,
+            RouteFiles::Record => {
                 let operation = match request.method {
                     Method::Post => Operation::Create,
                     _ => Operation::Update,
                 };
                 let collections = self.app.catalog.collections(database)?;
-                let collection = collections.get(name)?;
+                let collection = collections.get(params.get("collection"))?;
                 if collection.grant(operation, &identity).access == Access::Denied {
                     return Err(forbidden("Only admins may do this."));
                 }
@@ -87,7 +90,7 @@ impl Api {
         Ok(Allowance {
             bytes_max,
             files,
-            is_batch: params.get("collection").is_empty(),
+            is_batch: route.files == RouteFiles::Batch,
             values: budgets.bodies.empty(payer),
             uploads: budgets.uploads.empty(payer),
             storage: Arc::clone(&self.app.files.storage),

@@ -62,6 +62,8 @@ enum PartState {
 pub struct UploadedFile {
     /// The field of the form.
     pub field: String,
+    /// The name that the client sent.
+    pub sent_name: String,
     /// The name that it is stored under.
     pub name: String,
     pub size: u64,
@@ -151,6 +153,7 @@ impl MultipartForm {
         let bytes_max = allowance.bytes_of_file(&field)?;
         self.uploads.push(UploadedFile {
             field,
+            sent_name: file_name.to_owned(),
             name: files::new_name(file_name)?,
             size: 0,
             sha256: String::new(),

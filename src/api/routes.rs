@@ -4,9 +4,9 @@ use std::fmt;
 
 use super::call::Call;
 use super::{
-    accounts, admins, batch, collections, cron, crons, dashboard, databases, file_usage, files,
-    health, keys, logs, metrics, realtime, records, replicated_databases, replicated_files, sdk,
-    settings, sql, stats, superusers, views, webhooks, workflow_starts, workflows,
+    accounts, admins, backups, batch, collections, cron, crons, dashboard, databases, file_usage,
+    files, health, keys, logs, metrics, realtime, records, replicated_databases, replicated_files,
+    sdk, settings, sql, stats, superusers, views, webhooks, workflow_starts, workflows,
 };
 use crate::base::error::Result;
 use crate::model::rules::KeyScope;
@@ -72,6 +72,18 @@ pub enum OnReplica {
     Own,
 }
 
+/// The files that a form for an endpoint may have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RouteFiles {
+    None,
+    /// In the fields of the collection that the path names.
+    Record,
+    /// In the fields of all collections, each named with its request.
+    Batch,
+    /// In a field of this name.
+    Field(&'static str),
+}
+
 pub struct Route {
     pub method: Method,
     pub path: &'static str,
@@ -80,8 +92,7 @@ pub struct Route {
     pub on_replica: OnReplica,
     /// Bytes of the longest body that is accepted, without files.
     pub body_bytes_max: usize,
-    /// Accepts a form with files.
-    pub takes_files: bool,
+    pub files: RouteFiles,
     pub(super) handler: fn(&Call<'_>) -> Result<Response>,
 }
 
@@ -103,8 +114,8 @@ const fn at_most(bytes: usize, mut route: Route) -> Route {
     route
 }
 
-const fn with_files(mut route: Route) -> Route {
-    route.takes_files = true;
+const fn with_files(files: RouteFiles, mut route: Route) -> Route {
+    route.files = files;
     route
 }
 
@@ -126,23 +137,30 @@ const fn route(
         access,
         scope,
         on_replica,
-        takes_files: false,
+        files: RouteFiles::None,
         handler,
     }
 }
 
 /// All endpoints.
 #[rustfmt::skip]
-pub const ROUTES: [Route; 133] = {
+pub const ROUTES: [Route; 139] = {
     use RouteAccess::{Account, Admin, Operate, Public, Replica, Rules, Scope, Watch, Work};
     use KeyScope::{Collections, Databases, Service};
     use OnReplica::{Own, Refuse, Serve};
+    use RouteFiles::{Batch, Field, Record};
     use RouteScope::{Database, Server};
     [
         route(Get,    "/api/health",                                   Public, Database, Own,    health::get),
 
         route(Get,    "/api/crons",                                    Admin,  Server,   Serve,  crons::list),
         small(route(Post,   "/api/crons/{id}",                         Admin,  Server,   Own,    crons::run)),
+        route(Get,    "/api/backups",                                  Admin,  Server,   Own,    backups::list),
+        small(route(Post,   "/api/backups",                            Admin,  Server,   Own,    backups::create)),
+        with_files(Field(backups::FIELD), small(route(Post, "/api/backups/upload", Admin, Server,   Own,    backups::upload))),
+        route(Get,    "/api/backups/{key}",                            Public, Server,   Own,    backups::download),
+        small(route(Delete, "/api/backups/{key}",                      Admin,  Server,   Own,    backups::delete)),
+        small(route(Post,   "/api/backups/{key}/restore",              Admin,  Server,   Own,    backups::restore)),
         route(Get,    "/api/logs",                                     Admin,  Server,   Own,    logs::list),
         route(Get,    "/api/logs/stats",                               Admin,  Server,   Own,    logs::stats),
         route(Get,    "/api/logs/{id}",                                Admin,  Server,   Own,    logs::get),
@@ -194,11 +212,11 @@ pub const ROUTES: [Route; 133] = {
         small(route(Delete, "/api/collections/{collection}",           Scope(Collections), Database, Refuse, collections::delete)),
 
         route(Get,    "/api/collections/{collection}/records",         Rules,  Database, Serve,  records::list),
-        with_files(route(Post,   "/api/collections/{collection}/records",         Rules,  Database, Refuse, records::create)),
+        with_files(Record, route(Post,   "/api/collections/{collection}/records",         Rules,  Database, Refuse, records::create)),
         route(Patch,  "/api/collections/{collection}/records",         Rules,  Database, Refuse, records::bulk_update),
         at_most(MEDIUM_BODY_BYTES, route(Delete, "/api/collections/{collection}/records",         Rules,  Database, Refuse, records::bulk_delete)),
         route(Get,    "/api/collections/{collection}/records/{id}",    Rules,  Database, Serve,  records::get),
-        with_files(route(Patch,  "/api/collections/{collection}/records/{id}",    Rules,  Database, Refuse, records::update)),
+        with_files(Record, route(Patch,  "/api/collections/{collection}/records/{id}",    Rules,  Database, Refuse, records::update)),
         small(route(Delete, "/api/collections/{collection}/records/{id}", Rules, Database, Refuse, records::delete)),
 
         route(Get,    "/api/collections/_superusers/records",          Admin,  Database, Serve,  superusers::list),
@@ -219,7 +237,7 @@ pub const ROUTES: [Route; 133] = {
         small(route(Post,   "/api/collections/{collection}/request-email-change",   Account, Database, Refuse, accounts::request_email_change)),
         small(route(Post,   "/api/collections/{collection}/confirm-email-change",   Public,  Database, Refuse, accounts::confirm_email_change)),
 
-        with_files(route(Post,   "/api/batch",                                    Rules,  Database, Refuse, batch::run)),
+        with_files(Batch, route(Post,   "/api/batch",                                    Rules,  Database, Refuse, batch::run)),
 
         route(Get,    "/api/files",                                    Admin,   Database, Own,   file_usage::get),
         route(Get,    "/api/files/{collection}/{record}/{file}",       Public,  Database, Serve, files::get),

@@ -19,3 +19,4 @@ pub mod queue;
 pub mod signal;
 pub mod threads;
 pub mod tls;
+pub mod zip;

@@ -7,6 +7,7 @@ use super::arguments::parse;
 use super::command::{CommandError, CommandResult, print};
 use super::data_dir::{SETTINGS, refuse_empty};
 use crate::base::error::ResultExt as _;
+use crate::base::threads::Stop;
 use crate::config::Config;
 use crate::services::backup;
 use crate::services::backup::{BackupJob, restore, verify};
@@ -31,12 +32,12 @@ were already missing or damaged in the storage; it names them.
 ";
 
 pub const RESTORE_HELP: &str = "\
-Usage: vski restore DIR [--replace] [--data-dir DIR]
+Usage: vski restore DIR|ZIP [--replace] [--data-dir DIR]
 
-Restores the backup in DIR into DATA_DIR, which must be empty or not exist. No server may run on it. The
-hashes of the backup and the databases are checked before anything is replaced.
+Restores the backup in DIR, or an archive of /api/backups, into DATA_DIR, which must be empty or not exist.
+No server may run on it. The hashes of the backup and the databases are checked before anything is replaced.
 
-  --replace   moves existing data to DATA_DIR.before-TIME
+  --replace   moves existing data to DATA_DIR.before-TIME, except the archives in DATA_DIR/backups
 
 When root restores, the files belong to the owner of DATA_DIR. Replicas follow the restored master without
 further steps. Pending runs of workflows, webhooks and jobs continue, so calls made since the backup may be
@@ -66,6 +67,7 @@ pub fn backup(args: &[String]) -> CommandResult {
         is_bucket,
         verifies: parsed.own.contains_key("verify"),
         settings: SETTINGS,
+        stop: &Stop::new(),
         report: &mut print_progress,
     })?;
     let files = match is_bucket {

@@ -112,12 +112,18 @@ const BATCHES: [u16; 17] = [
 ];
 
 #[rustfmt::skip]
-const ROWS: [Row; 133] = {
+const ROWS: [Row; 139] = {
     use Admits::{Accounts, Admins, AdminsAnd, All, Each, Identified, Operators, Replicas, Watchers, Workers};
     [
         row("GET /api/health", "/api/health", "", All(200)),
         row("GET /api/crons", "/api/crons", "", Admins(200)),
         row("POST /api/crons/{id}", "/api/crons/none", "", Admins(404)),
+        row("GET /api/backups", "/api/backups", "", Admins(200)),
+        row("POST /api/backups", "/api/backups", r#"{"name":"x"}"#, Admins(400)),
+        row("POST /api/backups/upload", "/api/backups/upload", "{}", Admins(400)),
+        row("GET /api/backups/{key}", "/api/backups/none.zip", "", All(403)),
+        row("DELETE /api/backups/{key}", "/api/backups/none.zip", "", Admins(400)),
+        row("POST /api/backups/{key}/restore", "/api/backups/none.zip/restore", "{}", Admins(400)),
         row("GET /api/logs", "/api/logs", "", Admins(200)),
         row("GET /api/logs/stats", "/api/logs/stats", "", Admins(200)),
         row("GET /api/logs/{id}", "/api/logs/none", "", Admins(404)),

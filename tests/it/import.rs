@@ -85,6 +85,54 @@ fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
 
+/// Adds views to the folder, by their names and statements.
+fn add_views(dir: &Path, views: &[(&str, &str)]) {
+    let database = sqlite_for_writing(&dir.join("data.db"));
+    let insert = "INSERT INTO _collections VALUES (?1, 0, 'view', ?2, ?3, '[]', '', '', NULL, NULL, NULL, ?4, ?5, ?5)";
+    let fields = json!([
+        {"id": "f_id", "name": "id", "type": "text", "primaryKey": true, "required": true, "system": true},
+        {"id": "f_title", "name": "title", "type": "text"},
+    ])
+    .to_string();
+    for (name, query) in views {
+        let options = json!({ "viewQuery": query }).to_string();
+        let id = format!("c_{name}");
+        let row = [id.as_str(), name, fields.as_str(), options.as_str(), TIME];
+        database.execute(insert, row).unwrap();
+    }
+}
+
+#[test]
+fn views_move_and_the_report_names_those_that_are_refused() {
+    let dir = Dir::new();
+    let source = dir.path().join("pb_data");
+    pb_data(&source, &post_fields());
+    add_views(
+        &source,
+        &[
+            // Reads the next one.
+            (
+                "short",
+                "SELECT id, title FROM titles WHERE length(title) < 4",
+            ),
+            ("titles", "SELECT id, title FROM posts"),
+            ("secrets", "SELECT id, email AS title FROM _superusers"),
+            ("copies", "SELECT id, title FROM secrets"),
+        ],
+    );
+    let done = import(dir.path(), &[]);
+    let report = text(&done.stdout);
+    assert!(done.status.success(), "{}", text(&done.stderr));
+    assert!(report.contains("4 collections, 3 records"), "{report}");
+    for name in ["secrets", "copies"] {
+        assert!(report.contains(&format!("The view {name}: ")), "{report}");
+    }
+    let server = Server::from_parts((Arc::new(dir), Vec::new()));
+    let titles = server.api().list("short", &[("sort", "title")]).expect(200);
+    assert_eq!(titles.column("title"), ["One", "Two"]);
+    server.api().list("secrets", &[]).expect(404);
+}
+
 #[test]
 fn accounts_records_and_files_move_and_old_passwords_sign_in() {
     let dir = Dir::new();

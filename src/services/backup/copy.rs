@@ -13,6 +13,7 @@ use super::file::{copy, create, write_error};
 use super::manifest::{BackupManifest, ManifestPart, SECRET};
 use super::missing;
 use crate::base::error::{Error, Result, ResultExt as _};
+use crate::base::threads::Stop;
 use crate::base::{crypto, failpoints, ids, threads};
 use crate::model::collections;
 use crate::store::db::Connection;
@@ -66,6 +67,8 @@ pub struct BackupJob<'a> {
     /// Verify files of an earlier backup by reading them.
     pub verifies: bool,
     pub settings: db::ConnectionSettings,
+    /// Ends the backup before the next file or database.
+    pub stop: &'a Stop,
     /// Receives progress messages and warnings.
     pub report: &'a mut dyn FnMut(&str),
 }
@@ -267,6 +270,7 @@ impl<'a> Copier<'a> {
             self.copy_current_files(name, &reader)?;
         }
         for attempt in 1..=ATTEMPTS_MAX {
+            self.refuse_stopped()?;
             let snapshot = reader.snapshot()?;
             if has_files {
                 let (referenced, missing, is_stale) =
@@ -379,6 +383,7 @@ impl<'a> Copier<'a> {
         if self.present.contains(&file_key) {
             return Ok(FileStatus::Present);
         }
+        self.refuse_stopped()?;
         if FilePath::parse(&path.to_string()).is_none() {
             return Ok(FileStatus::Damaged);
         }
@@ -498,6 +503,13 @@ impl<'a> Copier<'a> {
         }
         remove_unreferenced_in(&root, "", 0, &paths)
             .context(format!("remove old files from {}", root.display()))
+    }
+
+    fn refuse_stopped(&self) -> Result<()> {
+        match self.job.stop.is_set() {
+            true => Err(Error::unavailable("The server is stopping.")),
+            false => Ok(()),
+        }
     }
 
     fn report(&mut self, text: impl FnOnce() -> String) {

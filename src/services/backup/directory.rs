@@ -14,6 +14,8 @@ use crate::base::error::{Error, Kind, Result, ResultExt as _};
 use crate::store::db;
 use crate::store::files::FOLDER;
 
+/// The folder of a data directory that has archives of it.
+pub const BACKUPS: &str = "backups";
 /// Excludes a second backup, and marks the directory as a backup.
 const LOCK: &str = "backup.lock";
 

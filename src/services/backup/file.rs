@@ -1,7 +1,7 @@
 //! Copies single files into a backup or out of it.
 
 use std::fs::File;
-use std::io::{Read as _, Write as _};
+use std::io::{Read, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::Path;
 use std::{fs, io};
@@ -25,7 +25,7 @@ pub fn create(path: &Path) -> io::Result<File> {
 
 /// Copies a file to its place if its content is as stored. Returns whether it is.
 pub fn copy(
-    mut source: File,
+    mut source: impl Read,
     stored: &StoredFile,
     partial: &Path,
     target: &Path,

@@ -1,7 +1,7 @@
 //! The manifest of a backup, `manifest.json`. It is written last, so everything it names exists.
 
 use std::fs::File;
-use std::io::Write as _;
+use std::io::{Read, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::{fs, io};
@@ -56,7 +56,12 @@ impl ManifestPart {
     pub fn of(folder: &Path, name: &str) -> Result<ManifestPart> {
         let path = folder.join(name);
         let file = File::open(&path).context(format!("open {}", path.display()))?;
-        let (size, sha256) = crypto::sha256_of(file).context(format!("read {}", path.display()))?;
+        let part = ManifestPart::of_content(name, file);
+        part.context(format!("read {}", path.display()))
+    }
+
+    fn of_content(name: &str, content: impl Read) -> io::Result<ManifestPart> {
+        let (size, sha256) = crypto::sha256_of(content)?;
         Ok(ManifestPart {
             name: name.to_owned(),
             size,
@@ -107,17 +112,22 @@ impl BackupManifest {
                 )));
             }
         };
+        BackupManifest::parse(&text, dir).map(Some)
+    }
+
+    /// Parses the manifest of the backup at this place.
+    pub fn parse(text: &[u8], place: &Path) -> Result<BackupManifest> {
         let damaged = || {
             Error::unavailable(format!(
                 "{} is damaged; use another backup or create a new one.",
-                path.display()
+                place.join(FILE).display()
             ))
         };
-        let manifest: BackupManifest = serde_json::from_slice(&text).map_err(|_| damaged())?;
+        let manifest: BackupManifest = serde_json::from_slice(text).map_err(|_| damaged())?;
         if manifest.format != FORMAT {
             return Err(Error::unavailable(format!(
                 "The backup in {} was written by another version, vski {}.",
-                dir.display(),
+                place.display(),
                 manifest.vski
             )));
         }
@@ -130,7 +140,7 @@ impl BackupManifest {
         let is_right = manifest.state.starts_with(STATE)
             && is_plain(&manifest.state)
             && manifest.parts.iter().all(are_known);
-        is_right.then_some(Some(manifest)).ok_or_else(damaged)
+        is_right.then_some(manifest).ok_or_else(damaged)
     }
 
     /// Reads the manifest; fails if there is none.
@@ -162,12 +172,18 @@ impl BackupManifest {
         dir.join(&self.state)
     }
 
-    /// One sentence for each part that differs from what was written.
-    pub fn faults(&self, dir: &Path) -> Vec<String> {
-        let state = self.state(dir);
+    /// One sentence for each part that differs from what was written. `open` opens a file of the
+    /// backup at this place.
+    pub fn faults<R: Read>(
+        &self,
+        place: &Path,
+        open: impl Fn(&Path) -> io::Result<R>,
+    ) -> Vec<String> {
         let look = |part: &ManifestPart| {
-            let path = state.join(&part.name);
-            match ManifestPart::of(&state, &part.name) {
+            let relative = Path::new(&self.state).join(&part.name);
+            let path = place.join(&relative);
+            let content = open(&relative);
+            match content.and_then(|it| ManifestPart::of_content(&part.name, it)) {
                 Err(error) => Some(format!("{} cannot be read: {error}.", path.display())),
                 Ok(now) if now.sha256 != part.sha256 => Some(format!(
                     "{} differs from what the backup wrote.",

@@ -15,10 +15,11 @@ use std::path::{Path, PathBuf};
 use std::{fs, io};
 
 use super::directory;
-use super::directory::files_dir;
+use super::directory::{BACKUPS, files_dir};
 use super::file::{copy, write_error};
 use super::manifest::BackupManifest;
 use super::owner::{Owner, SwapError};
+use super::source::BackupSource;
 use crate::base::error::{Error, Result, ResultExt as _};
 use crate::base::{clock, failpoints};
 use crate::services::workflows::offline;
@@ -27,7 +28,7 @@ use crate::store::files::journal::PAGE;
 use crate::store::files::{FOLDER, FilePath, journal, table};
 
 /// Entries that a data directory may have and still count as empty.
-const IGNORED: [&str; 3] = ["lock", "lost+found", db::RESTORING];
+const IGNORED: [&str; 4] = ["lock", "lost+found", db::RESTORING, BACKUPS];
 
 /// The result of a restore.
 pub struct RestoreSummary {
@@ -42,7 +43,8 @@ pub struct RestoreSummary {
     pub aside: Option<PathBuf>,
 }
 
-/// Restores a backup into a data directory, which must be empty unless `replaces` is set.
+/// Restores a backup, a directory or an archive, into a data directory, which must be empty unless
+/// `replaces` is set.
 pub fn run(
     dir: &Path,
     data_dir: &Path,
@@ -50,10 +52,10 @@ pub fn run(
     settings: db::ConnectionSettings,
     report: &mut dyn FnMut(&str),
 ) -> Result<RestoreSummary> {
-    directory::refuse_inside(data_dir, dir)?;
-    let _backup = directory::hold(dir)?;
-    let manifest = BackupManifest::read_existing(dir)?;
-    if let Some(fault) = manifest.faults(dir).into_iter().next() {
+    let source = BackupSource::open(dir, data_dir)?;
+    let _backup = source.hold()?;
+    let manifest = source.manifest()?;
+    if let Some(fault) = source.faults(&manifest).into_iter().next() {
         return Err(Error::unavailable(format!(
             "{fault} The backup is damaged; nothing was restored."
         )));
@@ -74,7 +76,7 @@ pub fn run(
     db::create_dir(&staging)?;
     let _next = db::lock_dir(&staging)?;
     let mut job = RestoreJob {
-        dir,
+        source: &source,
         owner: &owner,
         staging: &staging,
         manifest: &manifest,
@@ -88,7 +90,7 @@ pub fn run(
     failpoints::reach("restore-filled");
     let aside = match is_empty {
         true => move_into_place(&staging, data_dir, &owner).map(|()| None),
-        false => replace(data_dir, &owner).map(Some),
+        false => replace(data_dir, &owner, report).map(Some),
     };
     Ok(RestoreSummary {
         time: manifest.time.clone(),
@@ -124,7 +126,7 @@ fn remove(folder: &Path) -> Result<()> {
 
 /// The work of filling the staging folder.
 struct RestoreJob<'a> {
-    dir: &'a Path,
+    source: &'a BackupSource,
     owner: &'a Owner,
     staging: &'a Path,
     manifest: &'a BackupManifest,
@@ -137,8 +139,8 @@ impl RestoreJob<'_> {
         for part in &self.manifest.parts {
             let path = Path::new(&self.manifest.state).join(&part.name);
             // Without the permissions of the source: only the owner may read and write the copy.
-            let from = self.owner.open(self.dir, &path);
-            let mut from = from.context(format!("open {}", self.dir.join(&path).display()))?;
+            let from = self.source.read(self.owner, &path);
+            let mut from = from.context(format!("open {} of the backup", path.display()))?;
             let to = File::options()
                 .write(true)
                 .create_new(true)
@@ -175,7 +177,7 @@ impl RestoreJob<'_> {
             for (path, stored) in &list {
                 let is_path = FilePath::parse(&path.to_string()).is_some();
                 let is_whole = is_path
-                    && match self.owner.open(self.dir, &from.join(path.relative())) {
+                    && match self.source.read(self.owner, &from.join(path.relative())) {
                         Err(error) if error.kind() == io::ErrorKind::NotFound => false,
                         Err(error) => {
                             return Err(Error::from(error).context(format!("open {path}")));
@@ -263,7 +265,7 @@ fn move_into_place(staging: &Path, data_dir: &Path, owner: &Owner) -> Result<()>
 }
 
 /// Moves the data directory aside and the restored one into its place.
-fn replace(data_dir: &Path, owner: &Owner) -> Result<PathBuf> {
+fn replace(data_dir: &Path, owner: &Owner, report: &mut dyn FnMut(&str)) -> Result<PathBuf> {
     // Resolve the path: a trailing slash prevents a sibling name, and a link must stay a link.
     let data_dir = data_dir
         .canonicalize()
@@ -280,7 +282,10 @@ fn replace(data_dir: &Path, owner: &Owner) -> Result<PathBuf> {
         ))
     };
     match owner.swap(&data_dir, &aside, db::RESTORING, between) {
-        Ok(()) => Ok(aside),
+        Ok(()) => {
+            keep_archives(&data_dir, &aside, report);
+            Ok(aside)
+        }
         Err(SwapError::Untouched(error)) => {
             let _ = fs::remove_dir_all(data_dir.join(db::RESTORING));
             Err(Error::unavailable(format!(
@@ -292,5 +297,16 @@ fn replace(data_dir: &Path, owner: &Owner) -> Result<PathBuf> {
         }
         Err(SwapError::RolledBack(error)) => Err(kept_in(&data_dir, error)),
         Err(SwapError::LeftAside(error)) => Err(kept_in(&aside, error)),
+    }
+}
+
+/// Moves the archives of the previous data to the restored one.
+fn keep_archives(data_dir: &Path, aside: &Path, report: &mut dyn FnMut(&str)) {
+    match fs::rename(aside.join(BACKUPS), data_dir.join(BACKUPS)) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => report(&format!(
+            "The archives stay in {}: {error}.",
+            aside.join(BACKUPS).display()
+        )),
+        _ => {}
     }
 }

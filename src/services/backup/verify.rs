@@ -191,7 +191,7 @@ pub fn backup(
         report,
         summary: VerifySummary::default(),
     };
-    for fault in manifest.faults(dir) {
+    for fault in manifest.faults(dir, |path| File::open(dir.join(path))) {
         verifier.report_finding("damaged", &fault)?;
     }
     let state = manifest.state(dir);

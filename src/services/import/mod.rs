@@ -13,7 +13,7 @@ mod files;
 mod report;
 mod rows;
 mod source;
-mod zip;
+mod views;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -118,9 +118,6 @@ fn fill(job: &ImportJob<'_>, source: &Source, databases: &Arc<Databases>) -> Res
     let settings = source::settings(&connection)?;
     refuse_bucket(&settings, source)?;
     note_losses(&settings, source, &losses);
-    for view in collections.extract_if(.., |it| it.is_view()) {
-        losses.add("Collections of type view", view.name);
-    }
     let renewed = definitions::renew_ids(&mut collections, |id| catalog.is_free_id(id))?;
     for name in renewed {
         losses.add("Ids of collections that another database here has", name);
@@ -131,6 +128,7 @@ fn fill(job: &ImportJob<'_>, source: &Source, databases: &Arc<Databases>) -> Res
     };
     refuse_collections(&catalog, job.database)?;
     let imported = (|| {
+        views::drop_refused(&catalog, job.database, &mut collections, &losses)?;
         let storage = match job.is_dry {
             true => None,
             false => Some(Storage::open(job.data_dir, job.s3, job.reserve)?),

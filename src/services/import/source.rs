@@ -11,8 +11,8 @@ use std::{fs, io};
 use rusqlite::{Connection, OptionalExtension as _};
 use serde_json::Value;
 
-use super::zip::Zip;
 use crate::base::error::{Error, Result, ResultExt as _};
+use crate::base::zip::Zip;
 use crate::store::db::offline;
 
 const DATA: &str = "data.db";
@@ -43,7 +43,8 @@ impl Source {
                 ))),
             };
         }
-        let zip = Zip::open(path)?;
+        let file = File::open(path).context(format!("open {}", path.display()))?;
+        let zip = Zip::open(file)?;
         let database = scratch.join(DATA);
         for name in [DATA, "data.db-wal"] {
             if let Some(mut content) = zip.read(name)? {

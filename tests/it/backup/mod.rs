@@ -15,6 +15,8 @@ use crate::support::api::Api;
 use crate::support::server::{Server, VSKI, command};
 use crate::support::{Dir, pause, sqlite};
 
+/// Archives of `/api/backups`.
+mod archives;
 /// Backups and data that lack something, or are read and replaced at the same time.
 mod damage;
 /// `vski restore`, and what follows a restored server.

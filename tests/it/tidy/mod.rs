@@ -30,7 +30,11 @@ const CRATES: [(&str, &[&str]); 28] = [
     ("threadpool", &["src/net/http/server.rs"]),
     (
         "flate2",
-        &["src/net/http/gzip.rs", "src/services/import/zip.rs"],
+        &[
+            "src/net/http/gzip.rs",
+            "src/base/zip/read.rs",
+            "src/base/zip/write.rs",
+        ],
     ),
     (
         "memchr",

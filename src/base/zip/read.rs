@@ -1,26 +1,20 @@
 //! Reads zip archives: stored and deflated entries, also of more than 4 GiB.
 //!
-//! Enough for the backups of PocketBase, which a crate of six packages would read otherwise. The
-//! directory at the end of the archive is kept in memory: about 100 bytes for each entry, of which
-//! there are at most [`ENTRIES_MAX`]. The length of each entry is checked while it is read.
+//! The directory at the end of the archive is kept in memory: about 100 bytes for each entry, of
+//! which there are at most [`ENTRIES_MAX`]. The length of each entry is checked while it is read.
 
 use std::collections::HashMap;
 use std::fs::File;
 use std::io::{Error as IoError, ErrorKind, Read, Result as IoResult, Take};
 use std::os::unix::fs::FileExt as _;
-use std::path::Path;
 use std::sync::Arc;
 
 use flate2::read::DeflateDecoder;
 
-use crate::base::error::{Error, Result, ResultExt as _};
+use super::format::{END, END_64, ENTRY, LOCAL, LOCATOR_64};
+use crate::base::error::{Error, Result};
 
 const ENTRIES_MAX: u64 = 20_000_000;
-const END: u32 = 0x0605_4b50;
-const END_64: u32 = 0x0606_4b50;
-const LOCATOR_64: u32 = 0x0706_4b50;
-const ENTRY: u32 = 0x0201_4b50;
-const LOCAL: u32 = 0x0403_4b50;
 /// The end of an archive with the longest comment, and the locator before it.
 const TAIL_BYTES: u64 = 22 + 0xffff + 20;
 const BUFFER_BYTES: usize = 64 << 10;
@@ -41,8 +35,8 @@ struct Entry {
 }
 
 impl Zip {
-    pub fn open(path: &Path) -> Result<Zip> {
-        let file = File::open(path).context(format!("open {}", path.display()))?;
+    /// Reads the directory of an archive.
+    pub fn open(file: File) -> Result<Zip> {
         let length = file.metadata()?.len();
         let (start, bytes) = find_directory(&file, length)?;
         let mut reader = At::new(Arc::new(file), start, bytes);
