@@ -7,9 +7,13 @@ import { html, useEffect, useRef, useState } from './view.js';
  * @typedef {{data: T | undefined, error: Error | undefined, isLoading: boolean, reload: () => void}} Load
  */
 
+/** Times `everyMs` after which a refresh that finds nothing new, or an error, comes at the latest. */
+const SLOWEST = 8;
+
 /**
- * Calls `fetch` when one of `inputs` changes, and again every `everyMs` while the page is visible. The last data stays while
- * new data is on its way.
+ * Calls `fetch` when one of `inputs` changes, and again every `everyMs` while the page is visible; less often while nothing
+ * changes or the server does not answer, and at once when the page is shown again. The last data stays while new data is on
+ * its way, and stays the same object if it is equal.
  * @template T
  * @param {(signal: AbortSignal) => Promise<T>} fetch
  * @param {unknown[]} inputs
@@ -21,23 +25,41 @@ export function useLoad(fetch, inputs, { everyMs } = {}) {
   const [turn, setTurn] = useState(0);
   const latest = useRef(fetch);
   latest.current = fetch;
-  const key = useRef('');
+  const last = useRef({ key: '', text: '', pauseMs: 0 });
   useEffect(() => {
     const abort = new AbortController();
-    const isOther = key.current !== JSON.stringify(inputs);
-    key.current = JSON.stringify(inputs);
+    const key = JSON.stringify(inputs);
+    const isOther = last.current.key !== key;
+    if (isOther) last.current = { key, text: '', pauseMs: everyMs ?? 0 };
     setState((/** @type {any} */ old) => ({ ...old, data: isOther ? undefined : old.data, isLoading: true }));
-    latest.current(abort.signal).then(
-      (data) => !abort.signal.aborted && setState({ data, error: undefined, isLoading: false }),
-      (error) => !abort.signal.aborted && setState((/** @type {any} */ old) => ({ ...old, error, isLoading: false })),
-    );
-    return () => abort.abort();
-  }, [...inputs, turn]);
-  useEffect(() => {
-    if (!everyMs) return undefined;
-    const timer = setInterval(() => document.hidden || setTurn((value) => value + 1), everyMs);
-    return () => clearInterval(timer);
-  }, [everyMs]);
+    /** @type {ReturnType<typeof setTimeout> | undefined} */
+    let timer;
+    const again = () => !document.hidden && setTurn((value) => value + 1);
+    const pause = (/** @type {boolean} */ isNews) => {
+      if (!everyMs || abort.signal.aborted) return;
+      last.current.pauseMs = isNews ? everyMs : Math.min(Math.max(last.current.pauseMs, everyMs) * 1.5, everyMs * SLOWEST);
+      timer = setTimeout(again, last.current.pauseMs);
+    };
+    latest.current(abort.signal).then((data) => {
+      if (abort.signal.aborted) return;
+      const text = everyMs ? JSON.stringify(data) : '';
+      const isNews = !everyMs || text !== last.current.text;
+      last.current.text = text;
+      setState((/** @type {any} */ old) => ({ data: isNews ? data : old.data, error: undefined, isLoading: false }));
+      pause(isNews);
+    }, (error) => {
+      if (abort.signal.aborted) return;
+      setState((/** @type {any} */ old) => ({ ...old, error, isLoading: false }));
+      pause(false);
+    });
+    const onShown = () => everyMs && again();
+    document.addEventListener('visibilitychange', onShown);
+    return () => {
+      abort.abort();
+      clearTimeout(timer);
+      document.removeEventListener('visibilitychange', onShown);
+    };
+  }, [...inputs, turn, everyMs]);
   return { ...state, reload: () => setTurn((value) => value + 1) };
 }
 
