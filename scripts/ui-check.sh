@@ -10,11 +10,12 @@ Checks the types of ui/ (JSDoc) with tsc. Then it starts a server on a temporary
 a free port, and uses the dashboard in Chromium: a journey from the first admin to an application
 with data, then every screen, wide and light, 390 pixels and dark. It fails for an error in the
 console, a violation of the policy of the page, a finding of axe-core, content that is wider than
-the screen, and stored HTML that runs. Exit code 0: all passed.
+the screen, stored HTML that runs or is markup, an endpoint of admins that answers to another caller,
+and a page of another origin that frames or reads it. Exit code 0: all passed.
 
   --binary PATH   server to test (default: build it)
   --full          every screen in all four of these looks
-  --shots DIR     also writes pictures of the screens into DIR
+  --shots DIR     also writes the pictures of docs/dashboard.md into DIR
   --keep          keep the temporary directory and say where it is
   --help          this text
 

@@ -30,6 +30,8 @@ export async function journey(page, server) {
   step('SQL: run, refused, explained, saved as a file');
   await readSettings(page, server);
   step('settings');
+  await makeBackup(page, server, api);
+  step('a backup: made, its command shown, deleted');
   await useKeyboard(page, server);
   step('the keyboard');
   await signOutAndIn(page, server);
@@ -251,9 +253,28 @@ async function runSql(page, server) {
 async function readSettings(page, server) {
   await page.goto(`${server.url}/_/settings`);
   await page.getByRole('searchbox', { name: 'Search' }).fill('data_dir');
-  await page.getByRole('cell', { name: 'the environment' }).waitFor();
+  await page.getByRole('cell', { name: 'the environment' }).first().waitFor();
   await page.getByRole('link', { name: 'Mail', exact: true }).click();
   await page.getByText('No mail server is set').waitFor();
+}
+
+/** @param {import('playwright-core').Page} page @param {{url: string}} server @param {any} api */
+async function makeBackup(page, server, api) {
+  await page.goto(`${server.url}/_/backups?new=1`);
+  await page.getByLabel('Name').fill('Bad Name');
+  await page.getByRole('button', { name: 'Back up' }).click();
+  await page.getByRole('alert').first().waitFor();
+  await page.getByLabel('Name').fill('first.zip');
+  await page.getByRole('button', { name: 'Back up' }).click();
+  await page.getByRole('cell', { name: 'first.zip' }).waitFor();
+  assert.equal((await api('GET', '/api/backups')).data[0].key, 'first.zip');
+  await page.getByRole('button', { name: 'Restore...' }).click();
+  await page.getByText('vski restore DATA_DIR/backups/first.zip --replace').waitFor();
+  await page.getByRole('button', { name: 'Close' }).click();
+  await page.getByRole('button', { name: 'Delete...' }).click();
+  await page.getByRole('dialog').getByRole('textbox').fill('first.zip');
+  await page.getByRole('button', { name: 'Delete', exact: true }).click();
+  await page.getByText('No backups yet.').waitFor();
 }
 
 /** @param {import('playwright-core').Page} page @param {{url: string}} server */

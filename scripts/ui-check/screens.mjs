@@ -5,29 +5,39 @@ import { createRequire } from 'node:module';
 
 const SCREENS = [
   '', 'records/posts', 'records/posts?record=new', 'records/members', 'collections', 'collections?new=1', 'collections/posts', 'collections/posts?tab=rules', 'collections/posts?tab=indexes',
-  'collections/posts?tab=try', 'collections/posts?tab=api', 'collections/posts?tab=json', 'databases', 'workflows', 'workflows/queue', 'workflows/workers', 'jobs', 'jobs/tidy', 'webhooks', 'webhooks?edit=new', 'webhooks/calls', 'replication', 'requests',
+  'collections/posts?tab=try', 'collections/posts?tab=api', 'collections/posts?tab=json', 'databases', 'workflows', 'workflows/queue', 'workflows/workers', 'jobs', 'jobs/tidy', 'webhooks', 'webhooks?edit=new', 'webhooks/calls', 'replication', 'requests', 'requests/log', 'backups', 'backups?new=1',
   'files', 'sql', 'sql?q=SELECT%20*%20FROM%20posts', 'settings', 'settings/mail', 'settings/storage', 'access', 'access/keys', 'access/keys?new=1', 'nowhere',
 ];
-/** Width, height, theme; the last two only with --full. */
-const LOOKS = [[1280, 860, 'light'], [390, 844, 'dark'], [1280, 860, 'dark'], [390, 844, 'light']].slice(0, process.env.FULL ? 4 : 2);
+/** Width, height, theme; the last two only with --full. @type {[number, number, string][]} */
+const LOOKS = [[1280, 860, 'light'], [390, 844, 'dark'], [1280, 860, 'dark'], [390, 844, 'light']];
 const AXE = readFileSync(createRequire(import.meta.url).resolve('axe-core/axe.min.js'), 'utf8');
 
-/** @param {import('playwright-core').Page} page @param {{url: string}} server @param {(text: string) => void} report */
-export async function checkScreens(page, server, report) {
-  let count = 0;
-  for (const screen of SCREENS) {
-    for (const [width, height, theme] of LOOKS) {
-      await page.setViewportSize({ width: Number(width), height: Number(height) });
-      await page.evaluate((name) => localStorage.setItem('vski-theme', String(name)), theme);
+/**
+ * Opens the screens in each look, two looks at a time.
+ * @param {(storage: Record<string, string>) => Promise<import('playwright-core').Page>} open makes a page of a browser that
+ *   has this in its storage
+ * @param {string} session of the admin
+ * @param {{url: string}} server
+ * @param {(text: string) => void} report
+ */
+export async function checkScreens(open, session, server, report) {
+  const looks = LOOKS.slice(0, process.env.FULL ? 4 : 2);
+  const all = async (/** @type {typeof LOOKS} */ [look, ...rest]) => {
+    const [width, height, theme] = look;
+    const page = await open({ 'vski-dashboard': session, 'vski-theme': theme });
+    await page.setViewportSize({ width, height });
+    for (const screen of SCREENS) {
       await page.goto(`${server.url}/_/${screen}`);
       await page.locator('main h1, main .empty').first().waitFor();
       await page.waitForFunction(() => document.querySelector('main [role="status"]')?.textContent !== 'Loading...');
       await checkOne(page, `${screen || 'home'} ${width} ${theme}`, report);
-      count += 1;
-      if (process.env.SHOTS) await page.screenshot({ path: `${process.env.SHOTS}/${screen.replace(/\W+/g, '-') || 'home'}-${width}-${theme}.png` });
     }
-  }
-  console.log(`ok  ${count} views of ${SCREENS.length} screens`);
+    await page.close();
+    if (rest.length > 0) await all(rest);
+  };
+  const halves = [looks.filter((_, at) => at % 2 === 0), looks.filter((_, at) => at % 2 === 1)];
+  await Promise.all(halves.map(all));
+  console.log(`ok  ${SCREENS.length * looks.length} views of ${SCREENS.length} screens`);
 }
 
 /** @param {import('playwright-core').Page} page @param {string} name @param {(text: string) => void} report */

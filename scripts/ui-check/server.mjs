@@ -6,6 +6,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 
 const START_MS = 20_000;
+export const SECRET = 'a secret of at least thirty-two bytes';
 export const ADMIN = { email: 'ada@example.com', password: 'correct horse' };
 
 /**
@@ -14,7 +15,7 @@ export const ADMIN = { email: 'ada@example.com', password: 'correct horse' };
  */
 export async function startServer(settings = {}) {
   const data = mkdtempSync(join(process.env.TMPDIR ?? tmpdir(), 'vski-ui-data.'));
-  const child = spawn(process.env.VSKI_BINARY, ['serve'], { env: { PATH: process.env.PATH, DATA_DIR: data, PORT: '0', ...settings }, stdio: ['ignore', 'ignore', 'pipe'] });
+  const child = spawn(process.env.VSKI_BINARY, ['serve'], { env: { PATH: process.env.PATH, DATA_DIR: data, PORT: '0', JWT_SECRET: SECRET, ...settings }, stdio: ['ignore', 'ignore', 'pipe'] });
   let log = '';
   const url = await new Promise((resolve, reject) => {
     const timer = setTimeout(() => reject(new Error(`the server does not start:\n${log}`)), START_MS);

@@ -16,7 +16,7 @@ const SECTIONS = [
   ['', [['Home', []]]],
   ['Data', [['Collections', ['collections']], ['Databases', ['databases']], ['SQL', ['sql']], ['Files', ['files']]]],
   ['Work', [['Workflows', ['workflows']], ['Jobs', ['jobs']], ['Webhooks', ['webhooks']]]],
-  ['Server', [['Replication', ['replication']], ['Requests', ['requests']], ['Admins and keys', ['access']], ['Settings', ['settings']]]],
+  ['Server', [['Replication', ['replication']], ['Requests', ['requests']], ['Backups', ['backups']], ['Admins and keys', ['access']], ['Settings', ['settings']]]],
 ];
 
 /** @param {{path: string[], label: string}} props */
@@ -29,7 +29,7 @@ function Item({ path, label }) {
 function Records() {
   const shown = collections.value.filter(({ name }) => !name.startsWith('_') || name === '_users');
   if (shown.length === 0) return null;
-  return html`<div><h2>Records</h2><ul>${shown.map(({ name }) => {
+  return html`<div class="records"><h2>Records</h2><ul>${shown.map(({ name }) => {
     const { path } = place.value;
     const isCurrent = path[0] === 'records' && path[1] === name;
     return html`<li key=${name}><${Link} class="item" href=${address(['records', name])} aria-current=${isCurrent ? 'page' : undefined}><span>${name}</span></${Link}></li>`;
@@ -47,8 +47,7 @@ function Navigation() {
     <${Link} class="brand" href=${address([])}><img src=${new URL('../style/icon.svg', import.meta.url).href} alt="" />vski</${Link}>
     ${databases.value.length > 1 && html`<label class="field"><span class="label">Database</span>
       <select onChange=${chooseDatabase}>${databases.value.map(({ name }) => html`<option value=${name} selected=${name === database.value}>${name}</option>`)}</select></label>`}
-    ${SECTIONS.map(([title, items]) => html`<div key=${title}>${title && html`<h2>${title}</h2>`}<ul>${items.map(([label, path]) => html`<${Item} path=${path} label=${label} />`)}</ul></div>`)}
-    <${Records} />
+    ${SECTIONS.map(([title, items]) => html`<div key=${title}>${title && html`<h2>${title}</h2>`}<ul>${items.map(([label, path]) => html`<${Item} path=${path} label=${label} />`)}</ul></div>${title === '' && html`<${Records} />`}`)}
     <div class="foot">
       <div class="small soft">${admin.value?.email}</div>
       <label class="visually-hidden" for="theme">Theme</label>

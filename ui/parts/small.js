@@ -38,7 +38,7 @@ export function Tabs({ tabs, label }) {
 /** @param {{rows: [string, any][]}} props */
 export function Facts({ rows }) {
   return html`<table class="facts"><tbody>
-    ${rows.filter(([, value]) => value !== undefined && value !== null && value !== '').map(([name, value]) => html`<tr><th scope="row">${name}</th><td>${value}</td></tr>`)}
+    ${rows.filter(([, value]) => value !== undefined && value !== null && value !== '' && value !== false).map(([name, value]) => html`<tr><th scope="row">${name}</th><td>${value}</td></tr>`)}
   </tbody></table>`;
 }
 

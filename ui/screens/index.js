@@ -10,9 +10,10 @@ export const SCREENS = {
   jobs: async () => (await import('./jobs.js')).Jobs,
   webhooks: async () => (await import('./webhooks.js')).Webhooks,
   replication: async () => (await import('./replication.js')).Replication,
-  requests: async () => (await import('./requests.js')).Requests,
+  requests: async () => (await import('./requests/index.js')).Requests,
   files: async () => (await import('./files.js')).Files,
   sql: async () => (await import('./sql.js')).Sql,
+  backups: async () => (await import('./backups.js')).Backups,
   settings: async () => (await import('./settings.js')).Settings,
   access: async () => (await import('./access.js')).Access,
 };

@@ -59,7 +59,7 @@ function Form({ collection, records, record, canWrite, view, setView, onClose, o
     event.preventDefault();
     const { changes, problems } = changesOf(collection, record, edited);
     if (Object.keys(problems).length > 0) return setError({ message: 'Some values cannot be read.', fields: problems });
-    const onProgress = (/** @type {{loaded: number, total: number}} */ { loaded, total }) => setProgress(total ? loaded / total : null);
+    const onProgress = (/** @type {{sent: number, total: number}} */ { sent, total }) => setProgress(total ? sent / total : null);
     const hasFiles = Object.values(changes).flat().some((value) => value instanceof File);
     const options = hasFiles ? { onProgress } : {};
     try {

@@ -51,7 +51,7 @@ export function Run({ id }) {
       ['Status', html`<${Badge} state=${run.status} /> ${run.state && html`<${Badge} state=${run.state} />`}`],
       ['Reason', run.reason], ['Worker', run.worker], ['Wakes', run.wakesAt && html`<${Time} at=${run.wakesAt} />`], ['Version', run.version], ['Parent', run.parent && html`<${Link} href=${address(['workflows', 'runs', run.parent])}>${run.parent}</${Link}>`],
       ['Created', html`${dateTime(run.createdAt)} (<${Time} at=${run.createdAt} />)`], ['Took', run.completedAt && duration(new Date(run.completedAt).getTime() - new Date(run.createdAt).getTime())],
-      ['Attributes', Object.entries(run.attributes ?? {}).map(([name, value]) => html`<div key=${name}><code>${name}</code> = ${String(value)}</div>`)],
+      ['Attributes', run.attributes && Object.keys(run.attributes).length > 0 && Object.entries(run.attributes).map(([name, value]) => html`<div key=${name}><code>${name}</code> = ${String(value)}</div>`)],
     ]} /></div>
     ${run.error && html`<section class="notice is-bad stack"><h2>${run.error.name ?? 'Error'}</h2><div>${run.error.message ?? ''}</div>${run.error.stack && html`<pre class="code">${run.error.stack}</pre>`}</section>`}
     <${Tabs} tabs=${tabs} label="Parts of the run" />

@@ -15,6 +15,9 @@ const KINDS = { completed: 'is-good', failed: 'is-bad', retrying: 'is-wait', wai
 
 const ms = (/** @type {string | null | undefined} */ text) => (text ? new Date(text).getTime() : undefined);
 
+/** How long a step took; of one whose worker reported only its result, the time of that. @param {number} from @param {number} to @param {number} begin */
+const tookOf = (from, to, begin) => (to > from ? duration(to - from) : `at ${duration(from - begin)}`);
+
 /** The begin and end of each step, and the axis. @param {any} run @param {any[]} steps */
 function spansOf(run, steps) {
   const begin = ms(run.createdAt) ?? 0;
@@ -39,7 +42,7 @@ export function Timeline({ run, steps, onFork }) {
     const place = { left: `${((from - begin) / width) * 100}%`, width: `${Math.max(((to - from) / width) * 100, 0.2)}%` };
     return html`<button type="button" class="button is-quiet name" title=${step.name} onClick=${() => setOpen(step)}>${step.name}</button>
       <div class="track"><div class=${`span ${KINDS[/** @type {'failed'} */ (step.status)] ?? ''}`} style=${place}></div></div>
-      <span class="small number soft">${step.attempt > 1 ? `${step.attempt} tries, ` : ''}${step.completedAt ? duration(to - from) : step.status}</span>`;
+      <span class="small number soft">${step.attempt > 1 ? `${step.attempt} tries, ` : ''}${step.completedAt ? tookOf(from, to, begin) : step.status}</span>`;
   };
   return html`<div class="card"><${Scroll} onScroll=${onScroll} height=${Math.min(VIEW_PX, steps.length * ROW_PX)}>
       <${Space} height=${first * ROW_PX} />

@@ -1,12 +1,13 @@
-// The requests of a span by route: how many, how fast, how many errors.
+// The requests of a span by route: how many, how fast, how many errors; and the last ones.
 
-import { duration, number } from '../app/format.js';
-import { Loaded, useLoad } from '../app/load.js';
-import { place, setQuery } from '../app/router.js';
-import { SPANS, loadStats, spanOf, total, weighted } from '../app/stats.js';
-import { html } from '../app/view.js';
-import { Empty, Head } from '../parts/small.js';
-import { Table } from '../parts/table.js';
+import { duration, number } from '../../app/format.js';
+import { Loaded, useLoad } from '../../app/load.js';
+import { address, place, setQuery } from '../../app/router.js';
+import { SPANS, loadStats, spanOf, total, weighted } from '../../app/stats.js';
+import { html } from '../../app/view.js';
+import { Empty, Head, Tabs } from '../../parts/small.js';
+import { Table } from '../../parts/table.js';
+import { Log } from './log.js';
 
 /** One row for each route. @param {any[]} rows */
 function byRoute(rows) {
@@ -25,7 +26,14 @@ function sorted(rows, sort) {
   return rows.sort((a, b) => sign * (a[name] < b[name] ? -1 : a[name] > b[name] ? 1 : 0));
 }
 
-export function Requests() {
+/** @param {{path: string[]}} props */
+export function Requests({ path: [tab] }) {
+  const tabs = [['By route', ['requests'], !tab], ['Last requests', ['requests', 'log'], tab === 'log']]
+    .map(([label, path, isCurrent]) => ({ label: /** @type {string} */ (label), href: address(/** @type {string[]} */ (path)), isCurrent: /** @type {boolean} */ (isCurrent) }));
+  return html`<${Head} title="Requests" /><${Tabs} tabs=${tabs} label="Views of requests" />${tab === 'log' ? html`<${Log} />` : html`<${ByRoute} />`}`;
+}
+
+function ByRoute() {
   const { query } = place.value;
   const [span, sort] = [query.get('span') ?? 'hour', query.get('sort') ?? '-count'];
   const load = useLoad((signal) => loadStats(span, signal), [span]);
@@ -35,14 +43,12 @@ export function Requests() {
     numeric('Requests', 'count', number), numeric('4xx', 'errors4xx', number), numeric('5xx', 'errors5xx', number),
     numeric('Mean', 'meanMs', duration), numeric('Median', 'p50Ms', duration), numeric('p99', 'p99Ms', duration), numeric('Slowest', 'maxMs', duration),
   ];
-  return html`<${Head} title="Requests">
-      <div class="row" role="group" aria-label="Span">${SPANS.map(({ name, label }) => html`<button class=${`button ${spanOf(span).name === name ? 'is-main' : ''}`} aria-pressed=${String(spanOf(span).name === name)}
+  return html`<div class="row" role="group" aria-label="Span">${SPANS.map(({ name, label }) => html`<button class=${`button ${spanOf(span).name === name ? 'is-main' : ''}`} aria-pressed=${String(spanOf(span).name === name)}
         onClick=${() => setQuery({ span: name }, { replace: true })}>${label}</button>`)}</div>
-    </${Head}>
     <${Loaded} load=${load}>${(/** @type {any} */ data) => {
       const rows = sorted(byRoute(data.requests), sort);
       return rows.length === 0 ? html`<${Empty} title="No requests in this span." />`
         : html`<${Table} label="Requests by route" columns=${columns} rows=${rows} keyOf=${(/** @type {any} */ row) => row.route} sort=${sort} onSort=${(/** @type {string} */ next) => setQuery({ sort: next }, { replace: true })} />`;
     }}</${Loaded}>
-    <p class="soft small">Percentiles are estimates. The log of the server has each request with its id.</p>`;
+    <p class="soft small">Percentiles are estimates.</p>`;
 }
