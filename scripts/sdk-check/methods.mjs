@@ -6,7 +6,7 @@
 // `pocketbase`. `only` names what one of them refuses on purpose; docs/from-pocketbase.md says why.
 import assert from 'node:assert/strict';
 import { EventSource } from 'eventsource';
-import PocketBase, { ClientResponseError, getTokenPayload, isTokenExpired } from 'pocketbase';
+import PocketBase, { AsyncAuthStore, ClientResponseError, getTokenPayload, isTokenExpired } from 'pocketbase';
 
 globalThis.EventSource = EventSource;
 
@@ -165,7 +165,7 @@ const checks = {
         same(await response.text(), 'hello');
         same((await ann.files.getToken()).split('.').length, 3);
     },
-    'realtime: subscribe and unsubscribe': async () => {
+    'realtime: subscribe and unsubscribe, by record, topic and prefix': async () => {
         const notes = ann.collection('notes');
         let arrived;
         const event = new Promise((resolve) => { arrived = resolve; });
@@ -173,10 +173,27 @@ const checks = {
         const made = await notes.create({ title: 'Event' });
         const got = await event;
         same([got.action, got.record.id], ['create', made.id]);
+        same(ann.realtime.isConnected, true);
         await end();
+        const seen = [];
+        let last;
+        const done = new Promise((resolve) => { last = resolve; });
+        await notes.subscribe(made.id, (it) => seen.push(`one ${it.action}`), { fields: 'id' });
+        await notes.subscribe('*', (it) => {
+            seen.push(`all ${it.action} ${it.record.title}`);
+            if (it.action === 'delete') last();
+        }, { filter: 'title != "hidden"', headers: { 'X-Own': '1' } });
+        await notes.create({ title: 'hidden' });
+        await notes.update(made.id, { title: 'Changed' });
+        await notes.delete(made.id);
+        await done;
+        same(seen.sort(), ['all delete Changed', 'all update Changed', 'one delete', 'one update']);
+        await notes.unsubscribe(made.id);
+        await ann.realtime.unsubscribeByPrefix('notes');
         await notes.unsubscribe();
+        await ann.realtime.unsubscribe();
     },
-    'logs: getList, getOne, getStats': async () => {
+    'logs: getList, getOne, getStats, truncate': async () => {
         const list = await admin.logs.getList(1, 5, { filter: 'data.status >= 200', sort: '-created' });
         // PocketBase writes them some seconds later.
         if (server === 'vski') {
@@ -185,6 +202,8 @@ const checks = {
         }
         await refused(admin.logs.getOne('none'), 404);
         await refused(ann.logs.getList(), 403);
+        await refused(ann.logs.truncate(), 403);
+        same(await admin.logs.truncate(), true);
     },
     'crons: getFullList, run': async () => {
         same(Array.isArray(await admin.crons.getFullList()), true);
@@ -201,10 +220,129 @@ const checks = {
         await refused(admin.settings.testS3('storage'), 400);
         await refused(admin.settings.testEmail('people', '', 'verification'), 400, 'email', 'validation_required');
     },
-    'backups: getFullList': async () => {
-        const can = (await admin.health.check()).data.canBackup;
-        same(can, server === 'pocketbase');
-        if (can) same(Array.isArray(await admin.backups.getFullList()), true);
+    'backups: create, getFullList, getDownloadURL, upload, restore, delete': async () => {
+        const { backups } = admin;
+        same((await admin.health.check()).data.canBackup, true);
+        same(await backups.create('first.zip'), true);
+        await refused(backups.create('first.zip'), 400, 'name', 'validation_backup_name_exists');
+        await refused(backups.create('No zip'), 400, 'name', 'validation_match_invalid');
+        same(await backups.create(''), true);
+        const list = await backups.getFullList();
+        same(list.map((it) => it.size > 1000 && it.modified.startsWith('20')), [true, true]);
+        same(list[0].key, 'first.zip');
+        const url = backups.getDownloadURL(await admin.files.getToken(), 'first.zip');
+        const response = await fetch(url);
+        same([response.status, response.headers.get('Content-Type')], [200, 'application/zip']);
+        const archive = await response.blob();
+        same(archive.size, list[0].size);
+        same((await fetch(backups.getDownloadURL('x', 'first.zip'))).status, 403);
+        same((await fetch(backups.getDownloadURL(await ann.files.getToken(), 'first.zip'))).status, 403);
+        same(await backups.upload({ file: new File([archive], 'second.zip') }), true);
+        const again = { file: new File([archive], 'second.zip') };
+        await refused(backups.upload(again), 400, 'file', 'validation_backup_name_exists');
+        await refused(backups.upload({ file: new File(['x'], 'x.txt') }), 400, 'file', 'validation_invalid_mime_type');
+        await refused(backups.upload({}), 400, 'file', 'validation_required');
+        await refused(backups.restore('none.zip'), 400);
+        // PocketBase restarts itself.
+        if (server === 'vski') {
+            const error = await refused(backups.restore('second.zip'), 400);
+            same(error.message.includes('vski restore'), true);
+        }
+        for (const { key } of await backups.getFullList()) same(await backups.delete(key), true);
+        await refused(backups.delete('first.zip'), 400);
+        same(await backups.getFullList(), []);
+        await refused(ann.backups.getFullList(), 403);
+    },
+    'collections: getScaffolds, import, dryRunViewQuery, truncate': async () => {
+        const { collections } = admin;
+        const scaffolds = await collections.getScaffolds();
+        same(Object.keys(scaffolds).sort(), ['auth', 'base', 'view']);
+        same(scaffolds.base.fields[0].name, 'id');
+        const imported = { ...scaffolds.base, id: 'imported0000001', name: 'imported' };
+        imported.fields.push({ name: 'title', type: 'text' });
+        const view = { ...scaffolds.view, id: 'imported0000002', name: 'titles', viewQuery: 'SELECT id, title FROM imported' };
+        // It answers without content.
+        await collections.import([imported, view]);
+        same((await collections.getOne('imported')).id, 'imported0000001');
+        await refused(collections.import([]), 400, 'collections', 'validation_required');
+        const bad = await refused(collections.import([{ ...imported, fields: [{ name: 'x', type: 'none' }] }]), 400);
+        same(Object.keys(bad.response.data).includes('collections'), true);
+        for (const title of ['b', 'a']) await admin.collection('imported').create({ title });
+        same((await admin.collection('titles').getFullList({ sort: 'title' })).map((it) => it.title), ['a', 'b']);
+        const trial = await collections.dryRunViewQuery('SELECT id, title AS name FROM imported ORDER BY title');
+        same(trial.fields.map((it) => it.name), ['id', 'name']);
+        same(trial.sample.map((it) => it.name), ['a', 'b']);
+        await refused(collections.dryRunViewQuery('SELECT title FROM none'), 400);
+        await refused(collections.dryRunViewQuery(''), 400, 'query', 'validation_required');
+        same(await collections.truncate('imported'), true);
+        same((await admin.collection('imported').getFullList()).length, 0);
+        await refused(collections.truncate('titles'), 400);
+        await refused(ann.collections.truncate('imported'), 403);
+        same(await collections.delete('titles'), true);
+        same(await collections.delete('imported'), true);
+    },
+    'sql.run': async () => {
+        const found = await admin.sql.run("SELECT title, 1 AS n, NULL AS empty FROM notes WHERE title = 'Two'");
+        same(found.columns.map((it) => it.name), ['title', 'n', 'empty']);
+        same(found.rows, [['Two', '1', null]]);
+        same(found.affectedRows, 0);
+        await refused(admin.sql.run('SELEC'), 400);
+        await refused(admin.sql.run(''), 400, 'query', 'validation_required');
+        await refused(ann.sql.run('SELECT 1'), 403);
+    },
+    'OTP, OAuth2 and external log-ins of a collection without them': async () => {
+        const people = ann.collection('people');
+        // A path that a server does not have is not there for anyone.
+        const none = async (promise, status) => {
+            const error = await promise.then((it) => assert.fail(JSON.stringify(it)), (it) => it);
+            same([status, 404].includes(error.status), true, error.message);
+        };
+        await none(people.requestOTP('ann@example.com'), 403);
+        await none(people.authWithOTP('x', 'y'), 403);
+        await none(people.authWithOAuth2Code('google', 'code', 'verifier', 'http://127.0.0.1/x'), 403);
+        if (server === 'pocketbase') {
+            same((await people.listExternalAuths(ann.authStore.record.id)).length, 0);
+            same((await admin.collections.getAllOAuth2Providers()).length > 10, true);
+        }
+        await none(people.unlinkExternalAuth(ann.authStore.record.id, 'google'), 404);
+        await none(admin.settings.generateAppleClientSecret('', '', '', '', 0), 400);
+        await refused(people.confirmEmailChange('x', PASSWORD), 400, 'token', server === 'vski' ? 'validation_invalid_token' : 'validation_invalid_token_payload');
+    },
+    'client: filter, send, beforeSend, afterSend, cancelRequest, autoCancellation, buildURL': async () => {
+        const client = new PocketBase(`${url}/`);
+        same(client.buildURL('/api/x'), `${url}/api/x`);
+        same(client.filter('a = {:a} && b > {:b}', { a: 'it"s', b: 1 }), 'a = "it\\"s" && b > 1');
+        client.beforeSend = (at, options) => ({ url: at, options: { ...options, headers: { ...options.headers, 'X-Own': '1' } } });
+        client.afterSend = (response, data) => ({ ...data, status: response.status });
+        same((await client.send('/api/health', { query: { x: [1, 'y'] } })).status, 200);
+        await refused(client.send('/api/none', {}), 404);
+        // The second request cancels the first one, which has the same key.
+        const [first, second] = await Promise.allSettled([client.health.check(), client.health.check()]);
+        same([first.status, first.reason.isAbort, second.status], ['rejected', true, 'fulfilled']);
+        client.autoCancellation(false);
+        const both = await Promise.allSettled([client.health.check(), client.health.check()]);
+        same(both.map((it) => it.status), ['fulfilled', 'fulfilled']);
+        client.autoCancellation(true);
+        const cancelled = client.send('/api/health', { requestKey: 'mine' });
+        client.cancelRequest('mine');
+        await refused(cancelled, 0);
+        const all = client.health.check();
+        client.cancelAllRequests();
+        await refused(all, 0);
+    },
+    'auth stores: onChange, save, clear, AsyncAuthStore': async () => {
+        const kept = [];
+        const store = new AsyncAuthStore({ save: async (text) => { kept.push(text); }, clear: async () => { kept.push(''); } });
+        const client = new PocketBase(url, store);
+        let changes = 0;
+        const end = store.onChange(() => { changes += 1; });
+        await client.collection('people').authWithPassword('ann@example.com', PASSWORD);
+        same([store.isValid, store.isSuperuser, changes], [true, false, 1]);
+        end();
+        store.clear();
+        same([store.isValid, store.record, changes], [false, null, 1]);
+        await new Promise((resolve) => { setTimeout(resolve); });
+        same([kept.length, JSON.parse(kept[0]).record.email, kept[1]], [2, 'ann@example.com', '']);
     },
     'collections: delete': async () => {
         same(await admin.collections.delete('notes'), true);

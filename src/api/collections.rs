@@ -1,19 +1,33 @@
 //! Collections: list, create, get, update, delete, import and truncate.
 
-use serde_json::Value;
+use std::sync::Arc;
 
-use super::answer::json_response;
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::answer::{json_response, no_store};
 use super::call::Call;
 use super::collection_list::{matches, sort};
 use super::parameters::{number, page, parameter, shape};
-use crate::base::error::Result;
+use crate::base::error::{Error, Result};
+use crate::base::paging::Page;
 use crate::model::collections::{
     Collection, Editor, SUPERUSERS, SUPERUSERS_ID, scaffolds, superusers,
 };
 use crate::model::filter;
 use crate::model::records;
+use crate::model::records::{ListQuery, Shape};
 use crate::model::rules::Identity;
 use crate::net::http::Response;
+
+/// Records of a view that is tried.
+const SAMPLE: u64 = 10;
+
+#[derive(Deserialize)]
+struct TrialView {
+    #[serde(default)]
+    query: String,
+}
 
 /// The collections of the database, as one page of `perPage`, or all without it.
 pub fn list(call: &Call<'_>) -> Result<Response> {
@@ -63,6 +77,28 @@ pub fn get(call: &Call<'_>) -> Result<Response> {
 /// The definitions from which a client starts a new one.
 pub fn meta_scaffolds(_: &Call<'_>) -> Result<Response> {
     Ok(json_response(200, &scaffolds()))
+}
+
+/// The columns of a view that a statement would define, and some of its records.
+pub fn dry_run_view(call: &Call<'_>) -> Result<Response> {
+    let TrialView { query } = call.body()?;
+    if query.trim().is_empty() {
+        return Err(Error::field("query", "validation_required", "Cannot be blank."));
+    }
+    let view = Arc::new(call.app.catalog.try_view(call.database, &query)?);
+    let scope = call.scope()?;
+    let list = ListQuery {
+        page: Page::new(1, SAMPLE),
+        sort: String::new(),
+        filter: String::new(),
+        skip_total: true,
+    };
+    let sample = call.database()?.snapshot_for(call.asker(), |connection| {
+        records::list(connection, &scope, &view, &list, &Shape::default())
+    })?;
+    let sample: Value = serde_json::from_slice(&sample)?;
+    let answer = json!({"fields": view.to_json()["fields"], "sample": sample["items"]});
+    Ok(no_store(json_response(200, &answer)))
 }
 
 /// Settings that are kept and not carried out yet are named in the header.

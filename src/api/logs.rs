@@ -53,6 +53,12 @@ pub fn get(call: &Call<'_>) -> Result<Response> {
     Ok(no_store(json_response(200, &found)))
 }
 
+/// Forgets the requests; the log of the server keeps them.
+pub fn truncate(call: &Call<'_>) -> Result<Response> {
+    call.requests.clear();
+    Ok(Response::empty(204))
+}
+
 /// The number of requests in each hour.
 pub fn stats(call: &Call<'_>) -> Result<Response> {
     let pairs = call.query()?;

@@ -67,6 +67,11 @@ impl RequestLog {
         ring.push_back(logged);
     }
 
+    /// Forgets all requests.
+    pub fn clear(&self) {
+        lock(&self.0).clear();
+    }
+
     /// The requests as PocketBase shows them, newest first.
     pub fn entries(&self) -> Vec<Value> {
         let kept: Vec<LoggedRequest> = lock(&self.0).iter().rev().cloned().collect();

@@ -144,7 +144,7 @@ const fn route(
 
 /// All endpoints.
 #[rustfmt::skip]
-pub const ROUTES: [Route; 139] = {
+pub const ROUTES: [Route; 141] = {
     use RouteAccess::{Account, Admin, Operate, Public, Replica, Rules, Scope, Watch, Work};
     use KeyScope::{Collections, Databases, Service};
     use OnReplica::{Own, Refuse, Serve};
@@ -162,6 +162,7 @@ pub const ROUTES: [Route; 139] = {
         small(route(Delete, "/api/backups/{key}",                      Admin,  Server,   Own,    backups::delete)),
         small(route(Post,   "/api/backups/{key}/restore",              Admin,  Server,   Own,    backups::restore)),
         route(Get,    "/api/logs",                                     Admin,  Server,   Own,    logs::list),
+        small(route(Delete, "/api/logs",                               Admin,  Server,   Own,    logs::truncate)),
         route(Get,    "/api/logs/stats",                               Admin,  Server,   Own,    logs::stats),
         route(Get,    "/api/logs/{id}",                                Admin,  Server,   Own,    logs::get),
         route(Get,    "/api/settings",                                 Admin,  Server,   Own,    settings::get),
@@ -205,6 +206,7 @@ pub const ROUTES: [Route; 139] = {
         route(Get,    "/api/collections",                              Scope(Collections), Database, Serve,  collections::list),
         at_most(DEFINITION_BYTES, route(Post,   "/api/collections",                              Scope(Collections), Database, Refuse, collections::create)),
         route(Put,    "/api/collections/import",                          Scope(Collections), Database, Refuse, collections::import),
+        at_most(MEDIUM_BODY_BYTES, route(Post, "/api/collections/meta/dry-run-view", Admin, Database, Serve, collections::dry_run_view)),
         route(Get,    "/api/collections/meta/scaffolds",               Scope(Collections), Database, Serve,  collections::meta_scaffolds),
         small(route(Delete, "/api/collections/{collection}/truncate",  Scope(Collections), Database, Refuse, collections::truncate)),
         route(Get,    "/api/collections/{collection}",                 Scope(Collections), Database, Serve,  collections::get),

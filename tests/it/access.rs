@@ -112,7 +112,7 @@ const BATCHES: [u16; 17] = [
 ];
 
 #[rustfmt::skip]
-const ROWS: [Row; 139] = {
+const ROWS: [Row; 141] = {
     use Admits::{Accounts, Admins, AdminsAnd, All, Each, Identified, Operators, Replicas, Watchers, Workers};
     [
         row("GET /api/health", "/api/health", "", All(200)),
@@ -125,6 +125,8 @@ const ROWS: [Row; 139] = {
         row("DELETE /api/backups/{key}", "/api/backups/none.zip", "", Admins(400)),
         row("POST /api/backups/{key}/restore", "/api/backups/none.zip/restore", "{}", Admins(400)),
         row("GET /api/logs", "/api/logs", "", Admins(200)),
+        row("DELETE /api/logs", "/api/logs", "", Admins(204)),
+        row("POST /api/collections/meta/dry-run-view", "/api/collections/meta/dry-run-view", "{}", Admins(400)),
         row("GET /api/logs/stats", "/api/logs/stats", "", Admins(200)),
         row("GET /api/logs/{id}", "/api/logs/none", "", Admins(404)),
         row("GET /api/settings", "/api/settings", "", Admins(200)),

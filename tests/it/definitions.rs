@@ -443,6 +443,42 @@ fn collections_are_filtered_sorted_and_cut_to_fields() {
         scaffold["name"] = json!(format!("from_{kind}"));
         api.post("/api/collections", scaffold).expect(200);
     }
+    let mut view = made["view"].clone();
+    (view["name"], view["viewQuery"]) = (json!("from_view"), json!("SELECT id FROM from_base"));
+    api.post("/api/collections", view).expect(200);
+    let refusal = api
+        .delete("/api/collections/from_view/truncate")
+        .expect(400);
+    assert!(refusal.text("/message").contains("is a view"));
+}
+
+#[test]
+fn a_view_is_tried_without_being_created() {
+    let server = Server::start();
+    let api = server.admin();
+    import(&api, &export(), false).expect(204);
+    let try_view = |query: &str| {
+        let body = json!({ "query": query });
+        api.post("/api/collections/meta/dry-run-view", body)
+    };
+    let person = json!({"email": "a@example.com", "password": "long enough"});
+    api.post("/api/collections/people/records", person)
+        .expect(200);
+    let tried = try_view("SELECT id, email AS address FROM people").expect(200);
+    assert_eq!(
+        (&tried.json["fields"][1]["name"], &tried.json["sample"][0]["address"]),
+        (&json!("address"), &json!("a@example.com"))
+    );
+    for (query, phrase) in [
+        ("SELECT email FROM people", "id"),
+        ("SELECT id FROM none", "none"),
+        ("DELETE FROM people", "SELECT"),
+    ] {
+        let refusal = try_view(query).expect(400);
+        let message = refusal.text("/message");
+        assert!(message.contains(phrase), "{query}: {message}");
+    }
+    assert_eq!(api.get("/api/collections").json["totalItems"], json!(3));
 }
 
 #[test]

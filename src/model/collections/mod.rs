@@ -17,7 +17,7 @@ pub use change::Editor;
 pub use collection::{
     Collection, CollectionKind, NamedViewQuery, Rules, SUPERUSERS, SavedQuery, TOKEN_KEY,
 };
-pub use console::ConsoleQuery;
+pub use console::{ConsoleAnswer, ConsoleQuery};
 pub use definition::check_name;
 pub use field::{
     DomainOptions, Field, FieldKind, FieldLabels, FileOptions, PasswordLimits, RelationOptions,
@@ -54,6 +54,7 @@ mod set;
 mod stored;
 mod superusers;
 mod table_indexes;
+mod trial;
 mod view;
 mod view_sql;
 mod views;

@@ -14,5 +14,19 @@ pub fn scaffolds() -> Value {
     accounts.kind = CollectionKind::Auth;
     accounts.rules.auth = Some(Rule::everyone());
     auth::complete_fields(&mut accounts, &mut Problems::default());
-    json!({"base": base.to_json(), "auth": accounts.to_json()})
+    let mut view = base.clone();
+    view.kind = CollectionKind::View;
+    let mut view = form(&view);
+    view["viewQuery"] = json!("");
+    view["fields"] = json!([]);
+    json!({"base": form(&base), "auth": form(&accounts), "view": view})
+}
+
+/// Without the second list of fields: a client changes one.
+fn form(collection: &Collection) -> Value {
+    let mut form = collection.to_json();
+    if let Value::Object(form) = &mut form {
+        form.remove("schema");
+    }
+    form
 }

@@ -13,6 +13,7 @@ use rusqlite::{Connection, params};
 use super::Scope;
 use super::publish::publish;
 use super::row::{Rowid, find_permitted};
+use super::scope::refuse_change_of_view;
 use super::value::FieldValue;
 use super::version::{Precondition, next_updated};
 use crate::base::clock;
@@ -46,6 +47,7 @@ pub fn delete(
 pub fn truncate(tx: &Connection, scope: &Scope, collection: &Arc<Collection>) -> Result<()> {
     const PART: usize = 1000;
     scope.collections.check_current()?;
+    refuse_change_of_view(collection, Operation::Delete)?;
     let sql = format!(
         "SELECT rowid, id FROM {} LIMIT {PART}",
         quote(&collection.name)

@@ -73,7 +73,7 @@ impl Scope {
 }
 
 /// Refuses to change or start a workflow on a record of a view, and to read a view that is broken.
-fn refuse_change_of_view(collection: &Collection, operation: Operation) -> Result<()> {
+pub fn refuse_change_of_view(collection: &Collection, operation: Operation) -> Result<()> {
     let Some(view) = &collection.view else {
         return Ok(());
     };
