@@ -83,7 +83,11 @@ pub fn meta_scaffolds(_: &Call<'_>) -> Result<Response> {
 pub fn dry_run_view(call: &Call<'_>) -> Result<Response> {
     let TrialView { query } = call.body()?;
     if query.trim().is_empty() {
-        return Err(Error::field("query", "validation_required", "Cannot be blank."));
+        return Err(Error::field(
+            "query",
+            "validation_required",
+            "Cannot be blank.",
+        ));
     }
     let view = Arc::new(call.app.catalog.try_view(call.database, &query)?);
     let scope = call.scope()?;

@@ -54,7 +54,9 @@ pub fn run(call: &Call<'_>) -> Result<Response> {
         return Err(Error::field("limit", "validation_max", message));
     }
     let collections = call.collections()?;
-    let text = [&body.sql, &body.query].into_iter().find(|it| !it.is_empty());
+    let text = [&body.sql, &body.query]
+        .into_iter()
+        .find(|it| !it.is_empty());
     let required = || Error::field("query", "validation_required", "Cannot be blank.");
     let query = ConsoleQuery::parse(text.ok_or_else(required)?, &collections)?;
     let output = call.output();

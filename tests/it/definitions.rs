@@ -466,7 +466,10 @@ fn a_view_is_tried_without_being_created() {
         .expect(200);
     let tried = try_view("SELECT id, email AS address FROM people").expect(200);
     assert_eq!(
-        (&tried.json["fields"][1]["name"], &tried.json["sample"][0]["address"]),
+        (
+            &tried.json["fields"][1]["name"],
+            &tried.json["sample"][0]["address"]
+        ),
         (&json!("address"), &json!("a@example.com"))
     );
     for (query, phrase) in [
