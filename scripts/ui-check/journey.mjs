@@ -12,6 +12,8 @@ export async function journey(page, server) {
   const api = apiOf(server.url, token);
   await makeCollection(page, server, api);
   step('a collection with fields and rules');
+  await makeView(page, server, api);
+  step('a view; definitions taken out and in');
   await editRecords(page, server, api);
   step('records: created, refused, changed, filtered, deleted');
   await makeAccount(page, server, api);
@@ -72,6 +74,27 @@ async function makeCollection(page, server, api) {
   const { data } = await api('GET', '/api/collections/posts');
   assert.equal(data.listRule, '');
   assert.ok(data.fields.some((/** @type {any} */ field) => field.name === 'views' && field.type === 'number'));
+}
+
+/** @param {import('playwright-core').Page} page @param {{url: string}} server @param {any} api */
+async function makeView(page, server, api) {
+  await page.goto(`${server.url}/_/collections?new=1`);
+  await page.getByLabel('Name').fill('titles');
+  await page.getByLabel('Type').selectOption('view');
+  await page.getByLabel('SELECT').fill('SELECT id, title FROM posts');
+  await page.getByRole('button', { name: 'Create', exact: true }).click();
+  await page.getByRole('heading', { name: 'titles' }).waitFor();
+  await page.goto(`${server.url}/_/collections`);
+  const download = page.waitForEvent('download');
+  await page.getByRole('button', { name: 'Export' }).click();
+  assert.equal((await download).suggestedFilename(), 'default-collections.json');
+  await page.getByRole('button', { name: 'Import...' }).click();
+  await page.getByLabel('Definitions (JSON)').fill('[{"name": "notes", "fields": [{"name": "text", "type": "text"}]}]');
+  await page.getByRole('dialog').getByRole('button', { name: 'Import...' }).click();
+  await page.getByText('Creates notes.').waitFor();
+  await page.getByRole('button', { name: 'Import', exact: true }).click();
+  await page.getByText('1 collection imported.').waitFor();
+  assert.equal((await api('GET', '/api/collections/notes')).status, 200);
 }
 
 /** @param {import('playwright-core').Page} page @param {{url: string}} server @param {any} api */

@@ -4,7 +4,7 @@ import { readFileSync } from 'node:fs';
 import { createRequire } from 'node:module';
 
 const SCREENS = [
-  '', 'records/posts', 'records/posts?record=new', 'records/members', 'collections', 'collections?new=1', 'collections/posts', 'collections/posts?tab=rules', 'collections/posts?tab=indexes',
+  '', 'records/posts', 'records/posts?record=new', 'records/members', 'collections', 'collections?new=1', 'collections?import=1', 'collections/titles', 'collections/posts', 'collections/posts?tab=rules', 'collections/posts?tab=indexes',
   'collections/posts?tab=try', 'collections/posts?tab=api', 'collections/posts?tab=json', 'databases', 'workflows', 'workflows/queue', 'workflows/workers', 'jobs', 'jobs/tidy', 'webhooks', 'webhooks?edit=new', 'webhooks/calls', 'replication', 'requests', 'requests/log', 'backups', 'backups?new=1',
   'files', 'sql', 'sql?q=SELECT%20*%20FROM%20posts', 'settings', 'settings/mail', 'settings/storage', 'access', 'access/keys', 'access/keys?new=1', 'nowhere',
 ];

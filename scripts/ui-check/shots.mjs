@@ -2,9 +2,10 @@
 
 import { ADMIN, apiOf } from './server.mjs';
 
-/** Name, address, theme. @type {[string, string, string][]} */
+/** Name, address, theme, width. @type {[string, string, string, number][]} */
 const SHOTS = [
-  ['home', '', 'light'], ['records', 'records/articles', 'light'], ['rules', 'collections/articles?tab=rules', 'light'], ['run', 'workflows/runs/RUN', 'dark'], ['sql', `sql?q=${encodeURIComponent('SELECT author, count(*) AS articles, sum(views) AS views\nFROM articles GROUP BY author ORDER BY views DESC')}`, 'light'],
+  ['records', 'records/articles', 'light', 1000], ['rules', 'collections/articles?tab=rules', 'light', 1000], ['run', 'workflows/runs/RUN', 'dark', 1000],
+  ['sql', `sql?q=${encodeURIComponent('SELECT author, count(*) AS articles, sum(views) AS views\nFROM articles GROUP BY author ORDER BY views DESC')}`, 'light', 1000], ['phone', 'records/articles', 'dark', 390],
 ];
 
 /** A run with steps, one of which is tried again. @param {string} url @param {any} api */
@@ -39,9 +40,9 @@ export async function takeShots(open, session, server, folder) {
   const titles = ['How replicas follow a master', 'A year of releases', 'Rules by example', 'Files on S3', 'Workflows that wait for people', 'Backups, and how to test them', 'Filters for every day', 'Realtime in ten lines'];
   for (const [at, title] of titles.entries()) await api('POST', '/api/collections/articles/records', { title, author: ['ada', 'grace', 'alan'][at % 3], views: (at + 3) * 137, public: at % 4 !== 0, tags: [['news', 'guide', 'release'][at % 3]] });
   const runId = await runWorkflow(server.url, api);
-  for (const [name, path, theme] of SHOTS) {
+  for (const [name, path, theme, width] of SHOTS) {
     const page = await open({ 'vski-dashboard': session, 'vski-theme': theme });
-    await page.setViewportSize({ width: 1120, height: 700 });
+    await page.setViewportSize({ width, height: 620 });
     await page.goto(`${server.url}/_/${path.replace('RUN', runId)}`);
     await page.waitForLoadState('networkidle');
     if (name === 'sql') await page.getByRole('button', { name: 'Run' }).click().then(() => page.getByText('Query plan').waitFor());

@@ -15,7 +15,9 @@ import { planOf } from './plan.js';
 import { Rules } from './rules.js';
 import { TryAs } from './try-as.js';
 
-const TABS = [['fields', 'Fields'], ['rules', 'Rules'], ['indexes', 'Indexes'], ['try', 'Try it as'], ['api', 'API'], ['json', 'JSON']];
+/** The tabs; a view has its statement in place of fields and indexes. @param {any} collection */
+const tabsOf = ({ type }) => TABS.filter(([name]) => (type === 'view' ? name !== 'fields' && name !== 'indexes' : name !== 'query'));
+const TABS = [['query', 'Query'], ['fields', 'Fields'], ['rules', 'Rules'], ['indexes', 'Indexes'], ['try', 'Try it as'], ['api', 'API'], ['json', 'JSON']];
 /** Attributes that the server sets. */
 const OWN = ['id', 'type', 'created', 'updated', 'schema', 'system'];
 
@@ -29,7 +31,7 @@ function changesOf(before, after) {
 
 /** @param {{collection: any}} props */
 export function Definition({ collection }) {
-  const tab = place.value.query.get('tab') ?? 'fields';
+  const tab = place.value.query.get('tab') ?? tabsOf(collection)[0][0];
   const [draft, setDraft] = useState(() => editable(collection));
   const [error, setError] = useState(/** @type {any} */ (undefined));
   const changes = changesOf(collection, draft);
@@ -59,7 +61,7 @@ export function Definition({ collection }) {
       go(address(['collections']));
     }, sayError);
   };
-  const tabs = TABS.map(([name, label]) => ({ label, isCurrent: tab === name, href: address(['collections', collection.name], { tab: name }) }));
+  const tabs = tabsOf(collection).map(([name, label]) => ({ label, isCurrent: tab === name, href: address(['collections', collection.name], { tab: name }) }));
   return html`<${Head} title=${collection.name} crumbs=${html`<${Link} href=${address(['collections'])}>Collections</${Link}> / ${collection.type}`}>
       <${Link} class="button" href=${address(['records', collection.name])}>Records</${Link}>
       ${!isReadOnly() && html`<button class="button is-danger" onClick=${remove}>Delete</button>
@@ -68,6 +70,7 @@ export function Definition({ collection }) {
     </${Head}>
     <${Tabs} tabs=${tabs} label="Parts of the definition" />
     <${Problem} error=${error} />
+    ${tab === 'query' && html`<${Field} label="SELECT" value=${draft.viewQuery} onInput=${set('viewQuery')} rows=${10} mono problem=${error?.fields?.viewQuery} hint=${`Its columns: ${collection.fields.map((/** @type {any} */ it) => it.name).join(', ')}.`} />`}
     ${tab === 'fields' && html`<${Fields} fields=${draft.fields} onInput=${set('fields')} before=${collection.fields} errors=${error?.fields} />`}
     ${tab === 'rules' && html`<${Rules} draft=${draft} set=${set} collection=${collection} errors=${error?.fields} />`}
     ${tab === 'indexes' && html`<${Indexes} indexes=${draft.indexes ?? []} onInput=${set('indexes')} problem=${error?.fields?.indexes} collection=${collection} />`}

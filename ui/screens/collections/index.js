@@ -9,6 +9,7 @@ import { Badge, Empty, Head, Time } from '../../parts/small.js';
 import { Table } from '../../parts/table.js';
 import { Definition } from './definition.js';
 import { NewCollection } from './new.js';
+import { Import, exportAll } from './transfer.js';
 
 /** @param {any} rule */
 const ruleWord = (rule) => (rule === null || rule === undefined ? 'admins' : rule === '' ? 'everyone' : 'by rule');
@@ -30,10 +31,11 @@ export function Collections({ path: [name] }) {
     { label: 'Changed', cell: (/** @type {any} */ it) => html`<${Time} at=${it.updated} />` },
   ];
   return html`<${Head} title="Collections" crumbs=${`Database ${database.value}, ${plural(collections.value.length, 'collection')}`}>
-      ${!isReadOnly() && html`<button class="button is-main" onClick=${() => setQuery({ new: 1 })}>New collection</button>`}
+      ${collections.value.length > 0 && html`<button class="button" onClick=${exportAll}>Export</button>`}
+      ${!isReadOnly() && html`<button class="button" onClick=${() => setQuery({ import: 1 })}>Import...</button><button class="button is-main" onClick=${() => setQuery({ new: 1 })}>New collection</button>`}
     </${Head}>
     ${collections.value.length === 0
       ? html`<${Empty} title="No collections yet."><p>A collection is a table of records. Its rules say who may list, view, create, change and delete them.</p></${Empty}>`
       : html`<${Table} label="Collections" columns=${columns} rows=${collections.value} keyOf=${(/** @type {any} */ it) => it.id} />`}
-    ${place.value.query.get('new') && html`<${NewCollection} />`}`;
+    ${place.value.query.get('new') && html`<${NewCollection} />`}${place.value.query.get('import') && html`<${Import} />`}`;
 }

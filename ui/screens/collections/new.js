@@ -12,17 +12,18 @@ import { say } from '../../parts/toast.js';
 const TYPES = [
   { value: 'base', label: 'Records' },
   { value: 'auth', label: 'Accounts: records that sign in' },
+  { value: 'view', label: 'View: the rows of a SELECT' },
 ];
 
 export function NewCollection() {
   const [name, setName] = useState('');
   const [type, setType] = useState('base');
+  const [query, setQueryText] = useState('');
   const [error, setError] = useState(/** @type {any} */ (undefined));
   const create = async (/** @type {Event} */ event) => {
     event.preventDefault();
-    const fields = type === 'base' ? [{ name: 'title', type: 'text' }] : [];
     try {
-      await call('POST', '/api/collections', { body: { name, type, fields } });
+      await call('POST', '/api/collections', { body: { name, type, ...(type === 'view' ? { viewQuery: query } : { fields: type === 'base' ? [{ name: 'title', type: 'text' }] : [] }) } });
       await loadCollections();
       say(`Collection ${name} created. Only admins can use it until its rules admit others.`);
       go(address(['collections', name]));
@@ -35,6 +36,7 @@ export function NewCollection() {
     <form id="new-collection" class="stack" onSubmit=${create}>
       <${Field} label="Name" value=${name} onInput=${setName} required pattern="[A-Za-z0-9_]+" hint="Letters, digits and _. It is part of the address." problem=${error?.fields?.name} autofocus />
       <${Field} label="Type" value=${type} onInput=${setType} options=${TYPES} />
+      ${type === 'view' && html`<${Field} label="SELECT" value=${query} onInput=${setQueryText} rows=${5} mono required placeholder="SELECT id, title FROM posts" hint="It names its columns, among them id." problem=${error?.fields?.viewQuery} />`}
       <${Problem} error=${error} />
     </form>
   </${Dialog}>`;

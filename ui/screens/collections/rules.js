@@ -20,8 +20,8 @@ function meaning(rule, what) {
   const parts = [];
   if (/@request\.auth\.id\s*!=\s*(''|"")/.test(rule)) parts.push('the caller has to be signed in');
   for (const [, field] of rule.matchAll(/(\w+)\s*\??=\s*@request\.auth\.id/g)) parts.push(`${field} has to be the caller`);
-  const isAbout = /@request\.auth/.test(rule) ? '' : ' regardless of who they are';
-  return `Callers can ${what}${isAbout} if the condition holds${parts.length > 0 ? `: ${parts.join('; ')}` : ''}.`;
+  const who = /@request\.auth/.test(rule) ? 'Callers' : 'Everyone, also without signing in,';
+  return `${who} can ${what} if the condition holds for the record${parts.length > 0 ? `: ${parts.join('; ')}` : ''}.`;
 }
 
 /** @param {{draft: any, set: (name: string) => (value: any) => void, collection: any, errors: any}} props */

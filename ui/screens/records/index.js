@@ -30,6 +30,9 @@ function Cell({ field, record }) {
   return cellText(value);
 }
 
+/** The end of a long id: ids made at about the same time begin alike. @param {string} id */
+const shortId = (id) => (id.length > 20 ? `...${id.slice(-8)}` : id);
+
 /** @param {any} collection */
 function columnsOf(collection) {
   const fields = collection.fields.filter((/** @type {any} */ field) => !['password', 'vector'].includes(field.type) && !['id', 'created', 'updated', 'tokenKey', 'emailVisibility'].includes(field.name));
@@ -38,7 +41,7 @@ function columnsOf(collection) {
     cell: (/** @type {any} */ record) => html`<${Cell} field=${field} record=${record} />`,
   }));
   const updated = { label: 'updated', sort: 'updated', cell: (/** @type {any} */ record) => html`<${Time} at=${record.updated} />` };
-  return [{ label: 'id', sort: 'id', cell: (/** @type {any} */ record) => html`<code>${record.id}</code>` }, ...columns, updated];
+  return [{ label: 'id', sort: 'id', cell: (/** @type {any} */ record) => html`<code title=${record.id}>${shortId(record.id)}</code>` }, ...columns, updated];
 }
 
 /** The order without a choice of the reader: the newest first, found without an index. @param {any} collection */
