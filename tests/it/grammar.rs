@@ -241,3 +241,88 @@ fn rules_see_the_request() {
             .expect(400);
     }
 }
+
+/// An application that shows what was published before now wrote `published <= @now`.
+#[test]
+fn an_empty_field_is_smaller_than_any_value_and_a_missing_one_only_differs() {
+    let (_server, admin, _) = with_teams("");
+    let fields = json!([
+        {"name": "title", "type": "text"},
+        {"name": "team", "type": "relation", "collectionId": "teams"},
+        {"name": "others", "type": "relation", "collectionId": "teams", "maxSelect": 3},
+        {"name": "due", "type": "datetime"},
+        {"name": "rank", "type": "number", "nullable": true},
+        {"name": "meta", "type": "json"},
+    ]);
+    let definition = json!({"name": "tasks", "fields": fields});
+    admin.post("/api/collections", definition).expect(200);
+    let path = "/api/collections/tasks/records";
+    for task in [
+        json!({"id": "empty"}),
+        json!({"id": "old", "title": "b", "due": "2020-01-01", "team": "red", "rank": 1}),
+        json!({"id": "later", "title": "c", "due": "2999-01-01", "team": "blue",
+            "others": ["red", "green"], "meta": {"a": "x"}}),
+    ] {
+        admin.post(path, task).expect(200);
+    }
+    let team = json!({"id": "none"});
+    let teams = "/api/collections/teams/records";
+    admin.post(teams, team).expect(200);
+    let task =
+        json!({"id": "unnamed", "team": "none", "others": ["red", "none"], "due": "2998-01-01"});
+    admin.post(path, task).expect(200);
+    for (filter, expected) in [
+        ("due < @now", "empty old"),
+        ("due <= '2020-01-01'", "empty old"),
+        ("due > '2020-01-01'", "later unnamed"),
+        ("NOT (due < @now)", "later unnamed"),
+        ("title < 'c'", "empty old unnamed"),
+        ("title <= ''", "empty unnamed"),
+        ("'c' > title", "empty old unnamed"),
+        ("title > ''", "later old"),
+        // Only the team without a name has an empty one.
+        ("team.name < 'c'", "later unnamed"),
+        ("team.name != 'red'", "empty later unnamed"),
+        ("team.name !~ 'red'", "later unnamed"),
+        ("team.name ~ ''", "later old unnamed"),
+        ("team.name = ''", "empty unnamed"),
+        ("NOT (team.name !~ 'red')", "empty old"),
+        ("others.name >= 'a'", "later"),
+        ("others.name < 's'", "later unnamed"),
+        ("others.name ?!~ 'red'", "later unnamed"),
+        ("rank < 5", "old"),
+        ("meta.a !~ 'y'", "later"),
+        // The tasks of a team without any do not count.
+        ("team.tasks_via_team.others.name >= 'g'", "later"),
+        ("team.tasks_via_others.title >= 'c'", ""),
+    ] {
+        assert_eq!(found(&admin, "tasks", filter), expected, "{filter}");
+    }
+    let order = admin.list("tasks", &[("sort", "team.name,id")]);
+    let ids: Vec<&str> = order.json["items"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|it| it["id"].as_str().unwrap())
+        .collect();
+    assert_eq!(ids, ["empty", "unnamed", "later", "old"]);
+}
+
+#[test]
+fn nothing_but_inequality_is_true_of_a_value_that_the_request_does_not_have() {
+    for (rule, of_guest, of_ann) in [
+        ("@request.auth.email !~ 'spam'", "", "blue green red"),
+        ("@request.auth.email ~ '%'", "", "blue green red"),
+        (
+            "@request.auth.email != 'spam'",
+            "blue green red",
+            "blue green red",
+        ),
+        ("@request.query.x !~ 'a'", "", ""),
+        ("team.members_via_team.user !~ @request.auth.id", "", ""),
+    ] {
+        let (server, _, ann) = with_teams(rule);
+        assert_eq!(found(&server.api(), "notes", ""), of_guest, "{rule}");
+        assert_eq!(found(&ann, "notes", ""), of_ann, "{rule}");
+    }
+}

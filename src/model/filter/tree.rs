@@ -107,19 +107,6 @@ impl Op {
         }
     }
 
-    /// True for `!=` and `!~`, which hold for a value that is missing.
-    pub fn is_negation(self) -> bool {
-        match self {
-            Op::NotEqual | Op::NotLike => true,
-            Op::Equal
-            | Op::Greater
-            | Op::GreaterOrEqual
-            | Op::Less
-            | Op::LessOrEqual
-            | Op::Like => false,
-        }
-    }
-
     /// The first form that filters accept.
     pub fn symbol(self) -> &'static str {
         match self {

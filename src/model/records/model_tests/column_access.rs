@@ -57,8 +57,15 @@ impl World {
         context: EvalContext<'_>,
         access: &mut ColumnAccess,
     ) {
-        let Operand::Path(path) = operand else {
-            return;
+        let path = match operand {
+            Operand::Path(path) => path,
+            Operand::Call(_, arguments) => {
+                for argument in arguments {
+                    self.collect_operand(argument, table, context, access);
+                }
+                return;
+            }
+            Operand::Literal(_) => return,
         };
         match path.as_slice() {
             [first, part, name, rest @ ..] if first == "@request" => {

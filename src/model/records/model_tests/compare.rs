@@ -16,7 +16,11 @@ use crate::model::filter::Op;
 /// A value to compare.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Scalar {
+    /// No value: of a field that is empty, or the literal `null`.
     Unset,
+    /// No value where a field could be: at the end of a path that leads nowhere, in json, or of a
+    /// nullable field.
+    Missing,
     /// An email that the caller may not see.
     Hidden,
     Number(Number),
@@ -90,6 +94,7 @@ impl Scalar {
     /// The values to compare, each by itself.
     pub fn elements(self) -> Vec<Scalar> {
         match self {
+            Scalar::List(list) if list.is_empty() => vec![Scalar::Missing],
             Scalar::List(list) => list,
             scalar => vec![scalar],
         }
@@ -98,19 +103,24 @@ impl Scalar {
     /// The string that `~` matches.
     fn text(&self) -> String {
         match self {
-            Scalar::Unset | Scalar::Hidden | Scalar::List(_) => String::new(),
+            Scalar::Unset | Scalar::Missing | Scalar::Hidden | Scalar::List(_) => String::new(),
             Scalar::Number(Number::Integer(integer)) => integer.to_string(),
             Scalar::Number(Number::Real(real)) => real.to_string(),
             Scalar::Text(text) => text.clone(),
         }
     }
 
-    /// Sort order: unset, numbers, strings.
+    fn is_nothing(&self) -> bool {
+        matches!(self, Scalar::Unset | Scalar::Missing)
+    }
+
+    /// Sort order: missing, unset, numbers, strings.
     pub fn compare(&self, other: &Scalar) -> Ordering {
         let rank = |scalar: &Scalar| match scalar {
-            Scalar::Unset | Scalar::Hidden | Scalar::List(_) => 0,
-            Scalar::Number(_) => 1,
-            Scalar::Text(_) => 2,
+            Scalar::Missing | Scalar::Hidden | Scalar::List(_) => 0,
+            Scalar::Unset => 1,
+            Scalar::Number(_) => 2,
+            Scalar::Text(_) => 3,
         };
         match (self, other) {
             (Scalar::Number(a), Scalar::Number(b)) => a.compare(*b),
@@ -134,28 +144,38 @@ pub fn compare(left: &ModelOperand, op: Op, any: bool, right: &ModelOperand, hid
     };
     let b = elements(right);
     let pairs = a.iter().flat_map(|a| b.iter().map(move |b| (a, b)));
-    let mut outcomes = pairs.map(|(a, b)| match (a, b) {
-        (Scalar::Hidden, _) | (_, Scalar::Hidden) => hidden,
+    let outcomes = pairs.map(|(a, b)| match (a, b) {
+        (Scalar::Hidden, _) | (_, Scalar::Hidden) => Some(hidden),
+        (Scalar::List(_), b) if is_nothing(b, right, op, left) => Some(false),
+        (Scalar::List(_), Scalar::Missing) => None,
         (Scalar::List(list), _) => {
-            let is_in = |one: &Scalar| compare_two(one, left, Op::Like, b, right);
-            list.iter().any(is_in) == (op == Op::Like)
+            let is_in = |one: &Scalar| compare_two(one, left, Op::Like, b, right) == Some(true);
+            Some(list.iter().any(is_in) == (op == Op::Like))
         }
         _ => compare_two(a, left, op, b, right),
     });
-    match any {
-        true => outcomes.any(|is_so| is_so),
-        false => outcomes.all(|is_so| is_so),
-    }
+    let outcomes: Vec<Option<bool>> = outcomes.collect();
+    let holds = outcomes.contains(&Some(true));
+    holds && (any || !outcomes.contains(&Some(false)))
 }
 
-fn compare_two(a: &Scalar, left: &ModelOperand, op: Op, b: &Scalar, right: &ModelOperand) -> bool {
+/// True if the comparison holds, false if it fails; none if a value is missing.
+fn compare_two(
+    a: &Scalar,
+    left: &ModelOperand,
+    op: Op,
+    b: &Scalar,
+    right: &ModelOperand,
+) -> Option<bool> {
     if is_nothing(a, left, op, right) || is_nothing(b, right, op, left) {
-        // A missing value equals nothing, is part of nothing and has no order.
-        return matches!(op, Op::NotEqual | Op::NotLike);
+        // A value that the request does not have equals nothing, and nothing else is true of it.
+        return Some(op == Op::NotEqual);
     }
+    let one_is_missing = *a == Scalar::Missing || *b == Scalar::Missing;
     match op {
-        Op::Like => return is_like(&a.text(), &b.text()),
-        Op::NotLike => return !is_like(&a.text(), &b.text()),
+        Op::Like | Op::NotLike if one_is_missing => return None,
+        Op::Like => return Some(is_like(&a.text(), &b.text())),
+        Op::NotLike => return Some(!is_like(&a.text(), &b.text())),
         _ => {}
     }
     let is_order = !matches!(op, Op::Equal | Op::NotEqual);
@@ -168,17 +188,43 @@ fn compare_two(a: &Scalar, left: &ModelOperand, op: Op, b: &Scalar, right: &Mode
         }
     };
     let (a, b) = (align(a, left, right), align(b, right, left));
-    let both_are_set = a != Scalar::Unset && b != Scalar::Unset;
-    let order = a.compare(&b);
-    match op {
-        Op::Equal => order == Ordering::Equal,
-        Op::NotEqual => order != Ordering::Equal,
-        Op::Greater => both_are_set && order == Ordering::Greater,
-        Op::GreaterOrEqual => both_are_set && order != Ordering::Less,
-        Op::Less => both_are_set && order == Ordering::Less,
-        Op::LessOrEqual => both_are_set && order != Ordering::Greater,
-        Op::Like | Op::NotLike => unreachable!("answered above"),
+    // A field without a value is the empty string.
+    let ordered = |value: Scalar, own: &ModelOperand| match value {
+        Scalar::Unset if is_order && own.origin == Origin::Field => Scalar::Text(String::new()),
+        value => value,
+    };
+    let (a, b) = (ordered(a, left), ordered(b, right));
+    if is_order && (a.is_nothing() || b.is_nothing()) {
+        return None;
     }
+    let is_equal = (a.is_nothing() && b.is_nothing()) || a.compare(&b) == Ordering::Equal;
+    let order = a.compare(&b);
+    Some(match op {
+        // Two json values are equal or not. Nothing else says that of a missing value.
+        Op::Equal if !is_equal && one_is_missing && !asks_for_unset(&a, left, &b, right) => {
+            return None;
+        }
+        Op::Equal => is_equal,
+        Op::NotEqual => !is_equal,
+        Op::Greater => order == Ordering::Greater,
+        Op::GreaterOrEqual => order != Ordering::Less,
+        Op::Less => order == Ordering::Less,
+        Op::LessOrEqual => order != Ordering::Greater,
+        Op::Like | Op::NotLike => unreachable!("answered above"),
+    })
+}
+
+/// True if an equality holds or fails even for a missing value: one with unset, between two
+/// fields, or of json.
+fn asks_for_unset(a: &Scalar, left: &ModelOperand, b: &Scalar, right: &ModelOperand) -> bool {
+    let is_field = |side: &ModelOperand| side.origin == Origin::Field;
+    let is_json = |side: &ModelOperand| side.class == OperandType::Inside;
+    let is_unset = |value: &Scalar, side: &ModelOperand| !is_field(side) && value.is_nothing();
+    (is_field(left) && is_field(right))
+        || is_json(left)
+        || is_json(right)
+        || is_unset(a, left)
+        || is_unset(b, right)
 }
 
 /// True if a value of the request is missing for the other operand: it is unset, or does not fit
@@ -188,7 +234,7 @@ fn is_nothing(value: &Scalar, own: &ModelOperand, op: Op, other: &ModelOperand) 
     if own.origin != Origin::Request || is_asked_for {
         return false;
     }
-    *value == Scalar::Unset || request_form(value, own, other).is_none()
+    value.is_nothing() || request_form(value, own, other).is_none()
 }
 
 /// Converts a value of the request to the type of the other operand.
@@ -303,7 +349,7 @@ pub fn inside(json: &Json, names: &[String]) -> Scalar {
             _ => None,
         };
         let Some(below) = below else {
-            return Scalar::Unset;
+            return Scalar::Missing;
         };
         at = below;
     }
@@ -313,7 +359,7 @@ pub fn inside(json: &Json, names: &[String]) -> Scalar {
 /// A JSON value as a scalar; arrays and objects are their JSON text.
 pub fn scalar(json: &Json) -> Scalar {
     match json {
-        Json::Null => Scalar::Unset,
+        Json::Null => Scalar::Missing,
         Json::Bool(flag) => Scalar::Number(Number::Integer(i64::from(*flag))),
         Json::Number(number) => Scalar::Number(match number.as_i64() {
             Some(integer) => Number::Integer(integer),

@@ -366,7 +366,7 @@ impl<'a> FilterMaker<'a> {
             Some(Scalar::Number(number)) if rng.one_in(4) => Literal::Text(number_text(number)),
             Some(Scalar::Number(number)) => number_literal(number),
             Some(Scalar::Text(text)) => Literal::Text(text),
-            Some(Scalar::Unset | Scalar::Hidden | Scalar::List(_)) | None => {
+            Some(Scalar::Unset | Scalar::Missing | Scalar::Hidden | Scalar::List(_)) | None => {
                 random_literal(rng, class)
             }
         }

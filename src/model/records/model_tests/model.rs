@@ -127,14 +127,17 @@ impl World {
             // A record that does not exist has no values, so their number is 0.
             return match path.last().is_some_and(|name| name.ends_with(":length")) {
                 true => vec![Scalar::Number(Number::Integer(0))],
-                false => vec![Scalar::Unset],
+                false => vec![Scalar::Missing],
             };
         };
         let (full, rest) = path.split_first().unwrap();
         let key = format!("{key}.{full}");
         let (name, modifier) = split_modifier(full);
         match name {
-            "id" => return vec![end_of_path(&Value::Text(record.id.clone()), modifier)],
+            "id" => {
+                let id = Value::Text(record.id.clone());
+                return vec![end_of_path(&id, Scalar::Missing, modifier)];
+            }
             "created" => return vec![Scalar::Text(record.created.clone())],
             "updated" => return vec![Scalar::Text(record.updated.clone())],
             _ => {}
@@ -160,11 +163,19 @@ impl World {
                     let values = values.map(|text| Row::Value(Scalar::Text(text)));
                     self.values_of_rows(table, values.collect(), rest, context, &key, rows)
                 }
-                false => vec![end_of_path(value, modifier)],
+                false => {
+                    let empty = match field.kind {
+                        _ if field.is_multiple() => Scalar::List(Vec::new()),
+                        _ if field.nullable => Scalar::Missing,
+                        FieldKind::Json { .. } => Scalar::Missing,
+                        _ => Scalar::Unset,
+                    };
+                    vec![end_of_path(value, empty, modifier)]
+                }
             };
         }
         let (Some(target), ids) = (self.target(field), value.texts()) else {
-            return vec![Scalar::Unset];
+            return vec![Scalar::Missing];
         };
         let find = |id: &String| {
             let record = self.related(target, id, context)?;
@@ -489,8 +500,8 @@ impl World {
     }
 }
 
-/// The value of a field other than json.
-fn end_of_path(value: &Value, modifier: Option<&str>) -> Scalar {
+/// The value of a field other than json, which is `empty` without one.
+fn end_of_path(value: &Value, empty: Scalar, modifier: Option<&str>) -> Scalar {
     let texts = value.texts();
     match (modifier, value) {
         (Some("length"), _) => Scalar::Number(Number::Integer(i64::try_from(texts.len()).unwrap())),
@@ -499,7 +510,7 @@ fn end_of_path(value: &Value, modifier: Option<&str>) -> Scalar {
         (_, Value::Flag(flag)) => Scalar::Number(Number::Integer(i64::from(*flag))),
         (_, Value::Text(text)) => Scalar::Text(text.clone()),
         (_, Value::List(_)) => Scalar::List(texts.into_iter().map(Scalar::Text).collect()),
-        (_, Value::Unset | Value::Json(_)) => Scalar::Unset,
+        (_, Value::Unset | Value::Json(_)) => empty,
     }
 }
 

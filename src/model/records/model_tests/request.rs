@@ -313,14 +313,14 @@ fn values_of_json(json: &Json) -> Vec<Scalar> {
         json => vec![compare::scalar(json)],
     };
     let has_value =
-        |scalar: &Scalar| *scalar != Scalar::Unset && *scalar != Scalar::Text(String::new());
+        |scalar: &Scalar| *scalar != Scalar::Missing && *scalar != Scalar::Text(String::new());
     list.into_iter().filter(has_value).collect()
 }
 
 /// The value at a path inside json.
 fn one_of_json(json: &Json, path: &[String]) -> Vec<Scalar> {
     let scalar = compare::inside(json, path);
-    let has_value = scalar != Scalar::Unset && scalar != Scalar::Text(String::new());
+    let has_value = scalar != Scalar::Missing && scalar != Scalar::Text(String::new());
     has_value.then_some(scalar).into_iter().collect()
 }
 

@@ -150,6 +150,7 @@ impl Query<'_> {
         is_many: bool,
         make: impl FnOnce(&mut Self, &str) -> Result<JoinStep>,
     ) -> Result<()> {
+        join.is_stepped = true;
         let shared = self.rows.iter().flat_map(|rows| &rows.aliases);
         let known = shared.into_iter().find(|(it, _)| *it == key);
         if let Some((_, alias)) = known {

@@ -23,8 +23,6 @@ enum DayComparison {
     Midnight {
         day: String,
     },
-    /// The same with the operands swapped.
-    MidnightFirst,
     /// Both operands are expressions; those of such a field must be converted to datetimes.
     Both {
         left: bool,
@@ -49,14 +47,20 @@ impl DayComparison {
                 let day = text.strip_suffix(MIDNIGHT).map(str::to_owned);
                 day.map_or(DayComparison::No, |day| DayComparison::Midnight { day })
             }
-            (SqlOperand::Value(Stored::Text(text)), term)
-                if is_day(term) && text.ends_with(MIDNIGHT) =>
-            {
-                DayComparison::MidnightFirst
-            }
             _ => DayComparison::No,
         }
     }
+}
+
+/// The question that SQL for a comparison answers.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Asked {
+    /// True where it holds, else false or NULL.
+    Holds,
+    /// True where it does not hold, else false.
+    NotHolds,
+    /// True where it fails, else false or NULL. With a missing value it neither holds nor fails.
+    Fails,
 }
 
 /// The operands of a comparison.
@@ -102,21 +106,20 @@ impl Query<'_> {
             is_missing,
         } = match self.sides(comparison, root)? {
             Some(sides) => sides,
-            None => return Ok(truth(op.is_negation() == positive)),
+            None => return Ok(truth((op == Op::NotEqual) == positive)),
         };
         let guards = [&left.guard, &right.guard].into_iter().flatten().cloned();
         let guard = guards.reduce(|one, other| format!("{one} AND {other}"));
-        let scalar_comparison = |query: &mut Self,
-                                 a: &SqlOperand,
-                                 b: &SqlOperand,
-                                 positive,
-                                 hidden: bool|
-         -> Result<_> {
+        // A datetime compared with an untyped operand stays a datetime.
+        let a = left.to_sql_operand(of_right.or(of_left), &right, op)?;
+        let b = right.to_sql_operand(of_left.or(of_right), &left, op)?;
+        let ask = |query: &mut Self, asked: Asked, hidden: bool| -> Result<_> {
             let sql = match is_missing {
-                true => truth(op.is_negation() == positive),
-                false => query.scalar_comparison(a, op, b, positive)?,
+                true => truth((op == Op::NotEqual) == (asked == Asked::Holds)),
+                false => query.scalar_comparison(&a, op, &b, asked)?,
             };
-            let is_equality = matches!((op, positive), (Op::Equal, true) | (Op::NotEqual, false));
+            let is_equality = (op == Op::Equal && asked == Asked::Holds)
+                || (op == Op::NotEqual && asked != Asked::Holds);
             let hidden = hidden != query.is_negated;
             Ok(match &guard {
                 Some(guard) if is_equality && !hidden && !query.searches => {
@@ -126,9 +129,6 @@ impl Query<'_> {
                 None => sql,
             })
         };
-        // A datetime compared with an untyped operand stays a datetime.
-        let a = left.to_sql_operand(of_right.or(of_left), &right, op)?;
-        let b = right.to_sql_operand(of_left.or(of_right), &left, op)?;
         let from = match (&left.value, &right.value) {
             (OperandValue::Many { from: a, .. }, OperandValue::Many { from: b, .. }) => {
                 format!("{a}, {b}")
@@ -137,20 +137,34 @@ impl Query<'_> {
                 from.clone()
             }
             _ => {
-                let sql = scalar_comparison(self, &a, &b, positive, false)?;
+                let asked = if positive {
+                    Asked::Holds
+                } else {
+                    Asked::NotHolds
+                };
+                let sql = ask(self, asked, false)?;
                 if op == Op::Equal && guard.is_none() {
                     self.note_equality(&sql, [(&left, &a), (&right, &b)], root);
                 }
                 return Ok(sql);
             }
         };
-        // Any of the rows of `from`, or all of them: no row for which the comparison is false.
-        let (not, hidden) = match any == positive {
-            true => ("", false),
-            false => ("NOT ", true),
+        let mut exists = |asked: Asked, hidden: bool| -> Result<_> {
+            let inner = ask(self, asked, hidden)?;
+            Ok(format!("EXISTS (SELECT 1 FROM {from} WHERE {inner})"))
         };
-        let inner = scalar_comparison(self, &a, &b, any, hidden)?;
-        Ok(format!("{not}EXISTS (SELECT 1 FROM {from} WHERE {inner})"))
+        let not = if positive { "" } else { "NOT " };
+        if any {
+            return Ok(format!("{not}{}", exists(Asked::Holds, !positive)?));
+        }
+        // It holds for all rows if it fails for none. One at least must have a value.
+        let fails = exists(Asked::Fails, positive)?;
+        if is_missing || !may_be_unknown(&a, op, &b) {
+            let not = if positive { "NOT " } else { "" };
+            return Ok(format!("{not}{fails}"));
+        }
+        let holds = exists(Asked::Holds, !positive)?;
+        Ok(format!("{not}(NOT {fails} AND {holds})"))
     }
 
     /// Resolves both operands. None if one is a value that the request does not have, so that the
@@ -227,56 +241,123 @@ impl Query<'_> {
         }
     }
 
-    /// Compares single values; the result is NULL only where that counts as false.
+    /// Compares single values.
     fn scalar_comparison(
         &mut self,
         left: &SqlOperand,
         op: Op,
         right: &SqlOperand,
-        positive: bool,
+        asked: Asked,
     ) -> Result<String> {
-        // `None` for `=` and `!=`, else the SQL operator.
-        let (ordering, equal) = match op {
-            Op::Like => return self.like(left, right, positive),
-            Op::NotLike => return self.like(left, right, !positive),
-            Op::Equal => (None, true),
-            Op::NotEqual => (None, false),
-            Op::Greater => (Some(">"), true),
-            Op::GreaterOrEqual => (Some(">="), true),
-            Op::Less => (Some("<"), true),
-            Op::LessOrEqual => (Some("<="), true),
+        let symbol = match op {
+            Op::Like | Op::NotLike => return Ok(self.like(left, op, right, asked)),
+            Op::Equal | Op::NotEqual => "=",
+            Op::Greater => ">",
+            Op::GreaterOrEqual => ">=",
+            Op::Less => "<",
+            Op::LessOrEqual => "<=",
         };
-        let one_is_set = left.is_set() || right.is_set();
-        let one_may_be_nothing = left.is_nullable() || right.is_nullable();
-        let (a, b) = match DayComparison::of(left, right) {
-            DayComparison::No => (self.sql(left), self.sql(right)),
+        // The constant is on the right.
+        if let (SqlOperand::Value(_), SqlOperand::Sql { .. }) = (left, right) {
+            return self.scalar_comparison(right, op.flipped(), left, asked);
+        }
+        let days = DayComparison::of(left, right);
+        if let DayComparison::Midnight { day } = days {
+            return Ok(self.at_midnight(left, op, right, day, asked));
+        }
+        if !op.is_ordering() {
+            return Ok(self.equality(left, op, right, asked, &days));
+        }
+        let (a, b) = match days {
             DayComparison::Both { left: l, right: r } => {
                 (self.as_moment(left, l), self.as_moment(right, r))
             }
-            DayComparison::Midnight { day } => {
-                return Ok(self.at_midnight(left, op, right, day, positive));
-            }
-            DayComparison::MidnightFirst => {
-                return self.scalar_comparison(right, op.flipped(), left, positive);
-            }
+            _ => (self.exact(left), self.exact(right)),
         };
-        Ok(match (ordering, equal == positive) {
-            // If one operand is set, `=` and `IS` agree, and `=` can use every index. A missing
-            // `@request` value equals nothing, as with `=`.
-            (None, true) if one_is_set || one_may_be_nothing => format!("{a} = {b}"),
-            (None, true) => format!("{a} IS {b}"),
-            (None, false) if one_may_be_nothing => format!("({a} = {b}) IS NOT TRUE"),
-            (None, false) => format!("{a} IS NOT {b}"),
-            (Some(symbol), true) => format!("{a} {symbol} {b}"),
-            (Some(symbol), false) => format!("({a} {symbol} {b}) IS NOT TRUE"),
-        })
+        let holds = match asked {
+            Asked::Fails => format!("{a} {symbol} {b}"),
+            _ if right.is_some_text() => self.in_index(left, op, &b, symbol),
+            _ => format!("{a} {symbol} {b}"),
+        };
+        Ok(self.answer(holds, asked, [left, right]))
     }
 
-    /// The datetime of an operand with days and datetimes.
+    /// An ordering comparison with a string that is not empty, in a form that can use an index.
+    fn in_index(&mut self, left: &SqlOperand, op: Op, right: &str, symbol: &str) -> String {
+        let sql = self.sql(left);
+        let order = format!("{sql} {symbol} {right}");
+        match (op, left) {
+            (
+                Op::Less | Op::LessOrEqual,
+                SqlOperand::Sql {
+                    exact: Some(it), ..
+                },
+            ) => {
+                format!("({order} OR ({sql} IS NULL AND {it} IS NOT NULL))")
+            }
+            _ => order,
+        }
+    }
+
+    fn equality(
+        &mut self,
+        left: &SqlOperand,
+        op: Op,
+        right: &SqlOperand,
+        asked: Asked,
+        days: &DayComparison,
+    ) -> String {
+        let one_is_set = left.is_set() || right.is_set();
+        let one_may_be_nothing = left.is_nullable() || right.is_nullable();
+        if let (Op::Equal, Asked::Fails) = (op, asked)
+            && may_be_unknown(left, op, right)
+        {
+            let equal = format!("{} = {}", self.exact(left), self.exact(right));
+            return self.answer(equal, asked, [left, right]);
+        }
+        let (a, b) = match days {
+            DayComparison::Both { left: l, right: r } => (
+                day_as_moment(self.sql(left), *l),
+                day_as_moment(self.sql(right), *r),
+            ),
+            _ => (self.sql(left), self.sql(right)),
+        };
+        match (op == Op::Equal) == (asked == Asked::Holds) {
+            // If one operand is set, `=` and `IS` agree, and `=` can use every index. A missing
+            // `@request` value equals nothing, as with `=`.
+            true if one_is_set || one_may_be_nothing => format!("{a} = {b}"),
+            true => format!("{a} IS {b}"),
+            false if one_may_be_nothing => format!("({a} = {b}) IS NOT TRUE"),
+            false => format!("{a} IS NOT {b}"),
+        }
+    }
+
+    /// Turns SQL that is true where a comparison holds, false where it fails and NULL where a value
+    /// is missing into the answer to a question.
+    fn answer(&mut self, holds: String, asked: Asked, sides: [&SqlOperand; 2]) -> String {
+        match asked {
+            Asked::Holds => holds,
+            Asked::NotHolds => format!("({holds}) IS NOT TRUE"),
+            Asked::Fails => {
+                // A comparison with a value that the request does not have fails.
+                let nothing = sides.into_iter().filter(|side| side.is_nullable());
+                let mut parts: Vec<String> = nothing
+                    .map(|side| format!("{} IS NULL", self.sql(side)))
+                    .collect();
+                parts.push(format!("NOT ({holds})"));
+                format!("({})", parts.join(" OR "))
+            }
+        }
+    }
+
+    /// The datetime of an operand with days and datetimes; empty if the operand is.
     fn as_moment(&mut self, term: &SqlOperand, is_day: bool) -> String {
-        match (self.sql(term), is_day) {
-            (sql, true) => format!("substr({sql} || '{MIDNIGHT}', 1, 24)"),
-            (sql, false) => sql,
+        match is_day {
+            true => {
+                let moment = day_as_moment(self.sql(term), true);
+                format!("coalesce({moment}, {})", self.exact(term))
+            }
+            false => self.exact(term),
         }
     }
 
@@ -284,50 +365,74 @@ impl Query<'_> {
     /// day and its midnight are equal; no other string sorts between the two.
     fn at_midnight(
         &mut self,
-        days: &SqlOperand,
+        left: &SqlOperand,
         op: Op,
         midnight: &SqlOperand,
         day: String,
-        positive: bool,
+        asked: Asked,
     ) -> String {
         let day = SqlOperand::Value(Stored::Text(day));
-        let days = self.sql(days);
-        let sql = match op {
-            Op::Less => format!("{days} < {}", self.sql(&day)),
-            Op::GreaterOrEqual => format!("{days} >= {}", self.sql(&day)),
-            Op::Greater => format!("{days} > {}", self.sql(midnight)),
-            Op::LessOrEqual => format!("{days} <= {}", self.sql(midnight)),
+        let days = match asked {
+            Asked::Fails => self.exact(left),
+            _ => self.sql(left),
+        };
+        let (bound, symbol) = match op {
+            Op::Less => (&day, "<"),
+            Op::GreaterOrEqual => (&day, ">="),
+            Op::Greater => (midnight, ">"),
+            Op::LessOrEqual => (midnight, "<="),
             // Patterns do not arrive here.
             Op::Equal | Op::NotEqual | Op::Like | Op::NotLike => {
-                format!("{days} IN ({}, {})", self.sql(&day), self.sql(midnight))
+                let is_in = format!("{days} IN ({}, {})", self.sql(&day), self.sql(midnight));
+                return match (op == Op::NotEqual, asked) {
+                    (true, Asked::Holds) => format!("({is_in}) IS NOT TRUE"),
+                    (true, _) => is_in,
+                    (false, asked) => self.answer(is_in, asked, [left, midnight]),
+                };
             }
         };
-        match (op == Op::NotEqual) == positive {
-            true => format!("({sql}) IS NOT TRUE"),
-            false => sql,
+        let bound = self.sql(bound);
+        let holds = match asked {
+            Asked::Fails => format!("{days} {symbol} {bound}"),
+            _ => self.in_index(left, op, &bound, symbol),
+        };
+        self.answer(holds, asked, [left, midnight])
+    }
+
+    fn like(&mut self, text: &SqlOperand, op: Op, pattern: &SqlOperand, asked: Asked) -> String {
+        let (a, b) = (self.exact_text(text), self.exact_text(pattern));
+        let not = if op == Op::Like { "" } else { "NOT " };
+        let holds = match text {
+            SqlOperand::Sql { is_list: true, .. } => {
+                let alias = self.alias();
+                let JoinStep { source, .. } = JoinStep::values(&a, &alias);
+                format!(
+                    "CASE WHEN {a} IS NOT NULL AND {b} IS NOT NULL THEN {not}EXISTS \
+                     (SELECT 1 FROM {source} WHERE {}({alias}.value, {b})) END",
+                    like::FUNCTION
+                )
+            }
+            _ => format!("{not}{}({a}, {b})", like::FUNCTION),
+        };
+        self.answer(holds, asked, [text, pattern])
+    }
+
+    /// SQL for the text that a pattern is compared with; a literal without a value is empty.
+    fn exact_text(&mut self, term: &SqlOperand) -> String {
+        match term {
+            SqlOperand::Value(Stored::Null) => "''".to_owned(),
+            term => self.exact(term),
         }
     }
 
-    fn like(&mut self, text: &SqlOperand, pattern: &SqlOperand, positive: bool) -> Result<String> {
-        let (a, b) = (self.sql(text), self.sql(pattern));
-        let is_list = matches!(text, SqlOperand::Sql { is_list: true, .. });
-        let alias = if is_list { self.alias() } else { String::new() };
-        let value = match is_list {
-            true => format!("{alias}.value"),
-            false => a.clone(),
-        };
-        let mut sql = format!("{}({value}, {b})", like::FUNCTION);
-        for (term, value) in [(text, value), (pattern, b)] {
-            if term.is_nullable() {
-                sql = format!("({value} IS NOT NULL AND {sql})");
-            }
+    /// SQL for the value, see [`ResolvedOperand::exact`].
+    fn exact(&mut self, term: &SqlOperand) -> String {
+        match term {
+            SqlOperand::Sql {
+                exact: Some(sql), ..
+            } => sql.clone(),
+            term => self.sql(term),
         }
-        if is_list {
-            let JoinStep { source, .. } = JoinStep::values(&a, &alias);
-            sql = format!("EXISTS (SELECT 1 FROM {source} WHERE {sql})");
-        }
-        let not = if positive { "" } else { "NOT " };
-        Ok(format!("{not}{sql}"))
     }
 
     fn sql(&mut self, term: &SqlOperand) -> String {
@@ -354,6 +459,28 @@ impl Query<'_> {
             },
         };
         Ok(ResolvedOperand::constant(value))
+    }
+}
+
+/// The midnight of a day, and other datetimes as they are.
+fn day_as_moment(sql: String, is_day: bool) -> String {
+    match is_day {
+        true => format!("substr({sql} || '{MIDNIGHT}', 1, 24)"),
+        false => sql,
+    }
+}
+
+/// True if the comparison may neither hold nor fail, because a value is missing.
+fn may_be_unknown(left: &SqlOperand, op: Op, right: &SqlOperand) -> bool {
+    let one = |test: fn(&SqlOperand) -> bool| test(left) || test(right);
+    match op {
+        Op::NotEqual => false,
+        // Json without the value is not equal to any.
+        Op::Equal => {
+            let is_json = one(|side| side.kind() == Some(ComparisonType::Json));
+            one(SqlOperand::is_nullable) || (one(SqlOperand::is_set) && !is_json)
+        }
+        _ => true,
     }
 }
 

@@ -214,6 +214,8 @@ pub struct JoinPath {
     pub key: String,
     pub steps: Vec<JoinStep>,
     pub is_many: bool,
+    /// The path has left its first record, so there may be none where it is.
+    pub is_stepped: bool,
     /// See [`super::operand::ResolvedOperand::guard`].
     pub guard: Option<String>,
 }
@@ -226,6 +228,7 @@ impl JoinPath {
             key: key.to_owned(),
             steps: Vec::new(),
             is_many: false,
+            is_stepped: false,
             guard: None,
         }
     }

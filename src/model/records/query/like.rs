@@ -37,6 +37,13 @@ pub fn register(connection: &Connection, deadline: &Deadline) -> Result<()> {
         scanned: 0,
     });
     connection.create_scalar_function(FUNCTION, 2, flags, move |context| {
+        // A missing text neither matches nor does not match.
+        if [0, 1]
+            .map(|at| context.get_raw(at))
+            .contains(&ValueRef::Null)
+        {
+            return Ok(None);
+        }
         let mut matcher = matcher.borrow_mut();
         // A constant pattern is prepared once per statement.
         let pattern = context.get_or_create_aux(1, |value| {
@@ -45,8 +52,8 @@ pub fn register(connection: &Connection, deadline: &Deadline) -> Result<()> {
             Ok::<_, Infallible>(Pattern::new(&text))
         })?;
         match context.get_raw(0) {
-            ValueRef::Text(text) => matcher.matches(&pattern, text),
-            value => matcher.matches(&pattern, &text_of(value)),
+            ValueRef::Text(text) => matcher.matches(&pattern, text).map(Some),
+            value => matcher.matches(&pattern, &text_of(value)).map(Some),
         }
     })?;
     Ok(())

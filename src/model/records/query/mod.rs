@@ -107,9 +107,13 @@ impl Query<'_> {
                         from_request: false,
                         is_list: false,
                         guard,
+                        exact,
                         ..
                     } => match guard {
                         Some(guard) => email_visibility::guarded(&sql, &guard, "NULL"),
+                        // Records without a related record come before those whose related
+                        // record has no value.
+                        None if term.path.len() > 1 => exact.unwrap_or(sql),
                         None => sql,
                     },
                     _ => {

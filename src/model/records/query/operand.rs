@@ -25,6 +25,9 @@ pub struct ResolvedOperand {
     pub is_list: bool,
     /// The value is a column with an index.
     pub is_indexed: bool,
+    /// SQL for the same value where a field without a value is the empty string, and only a
+    /// missing value is NULL; none if the two do not differ.
+    pub exact: Option<String>,
 }
 
 pub enum OperandValue {
@@ -60,6 +63,32 @@ impl JoinPath {
             guard,
             is_list: false,
             is_indexed: false,
+            exact: None,
+        }
+    }
+
+    /// The same for a field that is never missing in a record. Without a value it is `empty`.
+    pub fn end_at_column(
+        self,
+        sql: String,
+        kind: ComparisonType,
+        empty: &'static str,
+    ) -> ResolvedOperand {
+        // A cast, since SQLite compares the result of coalesce as if it had no type.
+        let exact = match self.is_stepped {
+            false => format!("CAST(coalesce({sql}, '{empty}') AS TEXT)"),
+            true => format!(
+                "CAST(CASE WHEN {}.id IS NOT NULL THEN coalesce({sql}, '{empty}') END AS TEXT)",
+                self.alias
+            ),
+        };
+        let exact = match !self.is_many && !self.steps.is_empty() {
+            true => format!("(SELECT {exact} FROM {})", from(&self.steps)),
+            false => exact,
+        };
+        ResolvedOperand {
+            exact: Some(exact),
+            ..self.end(sql, kind)
         }
     }
 }
@@ -73,6 +102,7 @@ impl ResolvedOperand {
             guard: None,
             is_list: false,
             is_indexed: false,
+            exact: None,
         }
     }
 
@@ -120,6 +150,7 @@ impl ResolvedOperand {
             }
             OperandValue::One { sql } | OperandValue::Many { sql, .. } => Ok(SqlOperand::Sql {
                 sql: sql.clone(),
+                exact: self.exact.clone(),
                 kind: self.kind,
                 is_nullable: self.from_request && !other.matches_missing(op),
                 is_list: self.is_list,
@@ -148,6 +179,7 @@ impl Query<'_> {
                 sql: format!("{alias}.value"),
             },
             is_list: false,
+            exact: None,
             ..side
         }
     }
@@ -193,6 +225,8 @@ fn json_list(values: &[Stored]) -> Value {
 pub enum SqlOperand {
     Sql {
         sql: String,
+        /// See [`ResolvedOperand::exact`].
+        exact: Option<String>,
         kind: Option<ComparisonType>,
         is_nullable: bool,
         /// See [`ResolvedOperand::is_list`]. Only the left side of a pattern is one.
@@ -211,6 +245,11 @@ impl SqlOperand {
 
     pub fn is_set(&self) -> bool {
         matches!(self, SqlOperand::Value(value) if *value != Stored::Null)
+    }
+
+    /// True for a string that is not empty.
+    pub fn is_some_text(&self) -> bool {
+        matches!(self, SqlOperand::Value(Stored::Text(text)) if !text.is_empty())
     }
 
     /// True if a missing value equals nothing, not even unset.

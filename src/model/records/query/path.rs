@@ -182,20 +182,26 @@ impl<'a> Query<'a> {
             FieldKind::Json { .. } | FieldKind::GeoPoint => ComparisonType::Json,
             _ => type_of(field),
         };
+        let is_text = kind == ComparisonType::Text || kind.is_moment();
+        let end = |join: JoinPath, sql: String| match is_text && !field.nullable {
+            true if is_list => join.end_at_column(sql, kind, "[]"),
+            true => join.end_at_column(sql, kind, ""),
+            false => join.end(sql, kind),
+        };
         match modifier {
             None => Ok(ResolvedOperand {
                 is_list,
-                ..join.end(column, kind)
+                ..end(join, column)
             }),
             Some(Modifier::Lower) if kind == ComparisonType::Text && !is_list => {
-                Ok(join.end(lower(&column), kind))
+                Ok(end(join, lower(&column)))
             }
             Some(Modifier::Each) if is_list => {
                 let key = format!("{}.{}:each", join.key, field.name);
                 let value = self.step_over_values(&mut join, &key, &column)?;
                 Ok(join.end(value, kind))
             }
-            Some(Modifier::Each) if holds_values(field) => Ok(join.end(column, kind)),
+            Some(Modifier::Each) if holds_values(field) => Ok(end(join, column)),
             Some(Modifier::Length) if holds_values(field) => {
                 let count = match is_list {
                     true => format!("coalesce(json_array_length({column}), 0)"),

@@ -259,6 +259,7 @@ impl ResolvedOperand {
         }
         ResolvedOperand {
             from_request: true,
+            exact: None,
             ..self
         }
     }
