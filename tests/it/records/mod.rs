@@ -193,7 +193,7 @@ fn lists_filter_sort_page_and_count() {
     check(
         &[(
             "filter",
-            "day <= '2026-01-01' && created > '2026-01-01 00:00:00.000Z' && created <= @now",
+            "day != '' && day <= '2026-01-01' && created > '2026-01-01 00:00:00.000Z' && created <= @now",
         )],
         &["p1"],
     );

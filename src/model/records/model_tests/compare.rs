@@ -167,9 +167,15 @@ fn compare_two(
     b: &Scalar,
     right: &ModelOperand,
 ) -> Option<bool> {
-    if is_nothing(a, left, op, right) || is_nothing(b, right, op, left) {
-        // A value that the request does not have equals nothing, and nothing else is true of it.
-        return Some(op == Op::NotEqual);
+    let (no_a, no_b) = (
+        is_nothing(a, left, op, right),
+        is_nothing(b, right, op, left),
+    );
+    if no_a || no_b {
+        // A value that the request does not have equals nothing, and nothing else is true of it
+        // but that an empty field does not contain a text.
+        let is_empty = *a == Scalar::Unset && !no_b;
+        return Some(op == Op::NotEqual || (op == Op::NotLike && is_empty));
     }
     let one_is_missing = *a == Scalar::Missing || *b == Scalar::Missing;
     match op {

@@ -86,7 +86,8 @@ impl World {
             }
             (_, Value::Json(json)) => return Some(known(one_of_json(json, rest))),
             _ if rest.is_empty() => {
-                return Some(known(values_of(value)).of_class(class_of_constant(field)));
+                let side = known(values_of(value)).of_class(class_of_constant(field));
+                return Some(side.or_empty());
             }
             (Some(target), _) => target,
             (None, _) => return Some(known(Vec::new())),
@@ -119,7 +120,8 @@ impl World {
         let (class, _) = self.class_of(target, rest, context)?;
         // In the request an empty string is unset, even inside json.
         let nothing = |scalar| match scalar {
-            Scalar::Text(text) if text.is_empty() => Scalar::Unset,
+            Scalar::Unset => Scalar::Missing,
+            Scalar::Text(text) if text.is_empty() => Scalar::Missing,
             scalar => scalar,
         };
         let find = |id: &String| {
@@ -171,7 +173,11 @@ impl World {
         }
         let Some(field) = field else {
             let id = sent.map(values_of).unwrap_or_default();
-            return rest.is_empty().then(|| known(id));
+            let side = known(id);
+            return rest.is_empty().then(|| match sent {
+                Some(_) => side.or_empty(),
+                None => side,
+            });
         };
         if let FieldKind::Json { .. } = field.kind {
             return Some(known(match sent {
@@ -185,7 +191,11 @@ impl World {
             return self.of_related(self.target(field)?, (&key, &ids), rest, context, rows);
         }
         let values = sent.map(values_of).unwrap_or_default();
-        Some(known(values).of_class(class_of_constant(field)))
+        let side = known(values).of_class(class_of_constant(field));
+        Some(match sent {
+            Some(_) => side.or_empty(),
+            None => side,
+        })
     }
 
     /// True if a rule is valid as far as accounts are concerned: some auth collection has each
@@ -262,11 +272,11 @@ impl World {
     }
 }
 
-/// The values of the request itself. No values count as unset.
+/// The values of the request itself. No values count as a missing one.
 fn known(values: Vec<Scalar>) -> ModelOperand {
     ModelOperand {
         scalars: match values.is_empty() {
-            true => vec![Scalar::Unset],
+            true => vec![Scalar::Missing],
             false => values,
         },
         class: OperandType::Constant,
@@ -275,6 +285,14 @@ fn known(values: Vec<Scalar>) -> ModelOperand {
 }
 
 impl ModelOperand {
+    /// A field of the request, which is empty without a value.
+    fn or_empty(mut self) -> ModelOperand {
+        if self.scalars == [Scalar::Missing] {
+            self.scalars = vec![Scalar::Unset];
+        }
+        self
+    }
+
     fn of_class(self, class: OperandType) -> ModelOperand {
         ModelOperand { class, ..self }
     }

@@ -108,9 +108,9 @@ impl Query<'_> {
 fn body_operand(value: Option<&FieldValue>) -> ResolvedOperand {
     match value {
         Some(FieldValue::List(list)) => {
-            request_constants(list.iter().cloned().map(Stored::Text).collect())
+            request_constants(list.iter().cloned().map(Stored::Text).collect()).of_field()
         }
-        Some(FieldValue::Scalar(stored)) => request_constant(stored.clone()),
+        Some(FieldValue::Scalar(stored)) => request_constant(stored.clone()).of_field(),
         None => missing(),
     }
 }

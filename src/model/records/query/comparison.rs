@@ -8,7 +8,7 @@ use super::coercion::ComparisonType;
 use super::email_visibility::{guarded, guarded_equality};
 use super::joins::{JoinStep, RowLink};
 use super::like;
-use super::operand::{OperandValue, ResolvedOperand, SqlOperand, is_missing_request_value};
+use super::operand::{OperandValue, ResolvedOperand, SqlOperand, outcome_without_value};
 use crate::base::error::Result;
 use crate::model::filter::{Comparison, Literal, Op, Operand};
 
@@ -69,8 +69,8 @@ struct Sides {
     right: ResolvedOperand,
     /// Their types before lists became rows; none for patterns.
     kinds: (Option<ComparisonType>, Option<ComparisonType>),
-    /// One is a value that the request does not have.
-    is_missing: bool,
+    /// The outcome if one is a value that the request does not have.
+    outcome: Option<bool>,
 }
 
 impl Query<'_> {
@@ -99,24 +99,29 @@ impl Query<'_> {
         root: PathRoot<'_>,
     ) -> Result<String> {
         let (op, any) = (comparison.op, comparison.any);
+        let mark = self.mark();
         let Sides {
             left,
             right,
             kinds: (of_left, of_right),
-            is_missing,
-        } = match self.sides(comparison, root)? {
-            Some(sides) => sides,
-            None => return Ok(truth((op == Op::NotEqual) == positive)),
-        };
+            outcome,
+        } = self.sides(comparison, root)?;
+        if let Some(holds) = outcome
+            && left.guard.is_none()
+            && right.guard.is_none()
+        {
+            self.rewind(&mark);
+            return Ok(truth(holds == positive));
+        }
         let guards = [&left.guard, &right.guard].into_iter().flatten().cloned();
         let guard = guards.reduce(|one, other| format!("{one} AND {other}"));
         // A datetime compared with an untyped operand stays a datetime.
         let a = left.to_sql_operand(of_right.or(of_left), &right, op)?;
         let b = right.to_sql_operand(of_left.or(of_right), &left, op)?;
         let ask = |query: &mut Self, asked: Asked, hidden: bool| -> Result<_> {
-            let sql = match is_missing {
-                true => truth((op == Op::NotEqual) == (asked == Asked::Holds)),
-                false => query.scalar_comparison(&a, op, &b, asked)?,
+            let sql = match outcome {
+                Some(holds) => truth(holds == (asked == Asked::Holds)),
+                None => query.scalar_comparison(&a, op, &b, asked)?,
             };
             let is_equality = (op == Op::Equal && asked == Asked::Holds)
                 || (op == Op::NotEqual && asked != Asked::Holds);
@@ -159,7 +164,7 @@ impl Query<'_> {
         }
         // It holds for all rows if it fails for none. One at least must have a value.
         let fails = exists(Asked::Fails, positive)?;
-        if is_missing || !may_be_unknown(&a, op, &b) {
+        if outcome.is_some() || !may_be_unknown(&a, op, &b) {
             let not = if positive { "NOT " } else { "" };
             return Ok(format!("{not}{fails}"));
         }
@@ -167,10 +172,8 @@ impl Query<'_> {
         Ok(format!("{not}(NOT {fails} AND {holds})"))
     }
 
-    /// Resolves both operands. None if one is a value that the request does not have, so that the
-    /// statement needs neither.
-    fn sides(&mut self, comparison: &Comparison, root: PathRoot<'_>) -> Result<Option<Sides>> {
-        let mark = self.mark();
+    /// Resolves both operands.
+    fn sides(&mut self, comparison: &Comparison, root: PathRoot<'_>) -> Result<Sides> {
         let op = comparison.op;
         // A pattern is a string, whatever the type of the other operand.
         let is_like = op.is_pattern();
@@ -184,23 +187,19 @@ impl Query<'_> {
         let mut right = self.over_list(right);
         left.align_to(&right, is_like);
         right.align_to(&left, is_like);
-        let is_missing = is_missing_request_value(&left, op, &right);
-        if is_missing && left.guard.is_none() && right.guard.is_none() {
-            self.rewind(&mark);
-            return Ok(None);
-        }
+        let outcome = outcome_without_value(&left, op, &right);
         let wanted = |side: &ResolvedOperand| side.kind.filter(|_| !is_like);
         let kinds = (wanted(&left), wanted(&right));
         let left = match is_like {
             true => self.as_list(left),
             false => self.expand_multi(left),
         };
-        Ok(Some(Sides {
+        Ok(Sides {
             left,
             right: self.expand_multi(right),
             kinds,
-            is_missing,
-        }))
+            outcome,
+        })
     }
 
     /// Tells the shared rows of an equality by which an index can find rows, or which leads from

@@ -264,11 +264,19 @@ impl SqlOperand {
     }
 }
 
-/// True if one operand is an `@request` path without a value and the other does not ask for unset.
-pub fn is_missing_request_value(left: &ResolvedOperand, op: Op, right: &ResolvedOperand) -> bool {
+/// The outcome of a comparison if one operand is an `@request` path without a value and the other
+/// does not ask for unset. An empty field of the request contains no text.
+pub fn outcome_without_value(
+    left: &ResolvedOperand,
+    op: Op,
+    right: &ResolvedOperand,
+) -> Option<bool> {
     let is_missing = |side: &ResolvedOperand| {
         side.from_request && matches!(side.value, OperandValue::Constant(Stored::Null))
     };
-    (is_missing(left) && !right.matches_missing(op))
-        || (!left.matches_missing(op) && is_missing(right))
+    let (no_left, no_right) = (is_missing(left), is_missing(right));
+    let is_outcome =
+        (no_left && !right.matches_missing(op)) || (!left.matches_missing(op) && no_right);
+    let is_empty = no_left && left.exact.is_some() && !no_right;
+    is_outcome.then_some(op == Op::NotEqual || (op == Op::NotLike && is_empty))
 }

@@ -144,7 +144,8 @@ impl<'a> Query<'a> {
             });
         }
         if rest.is_empty() {
-            return Ok(request_constants(request_values(value)).of_kind(moment_kind(field)));
+            let side = request_constants(request_values(value)).of_kind(moment_kind(field));
+            return Ok(side.of_field());
         }
         let Some(target) = self.target(field) else {
             return Ok(missing());
@@ -260,6 +261,15 @@ impl ResolvedOperand {
         ResolvedOperand {
             from_request: true,
             exact: None,
+            ..self
+        }
+    }
+
+    /// Marks a value of the request as that of a field, which is empty without one.
+    pub(super) fn of_field(self) -> ResolvedOperand {
+        let is_empty = matches!(self.value, OperandValue::Constant(Stored::Null));
+        ResolvedOperand {
+            exact: is_empty.then(|| "''".to_owned()),
             ..self
         }
     }

@@ -1,0 +1,1 @@
+"""Parts of tools/pb-diff.py."""
