@@ -125,6 +125,10 @@ async function editRecords(page, server, api) {
   await page.getByLabel('Filter', { exact: true }).fill('viewz > 5');
   await page.getByRole('button', { name: 'Filter' }).click();
   await page.getByRole('alert').first().waitFor();
+  await page.getByRole('button', { name: 'Clear' }).click();
+  await page.getByLabel('Filter', { exact: true }).fill('elsewhere');
+  await page.getByRole('button', { name: 'Filter' }).click();
+  await page.getByRole('cell', { name: 'changed elsewhere' }).waitFor();
   await page.getByLabel('Filter', { exact: true }).fill('views > 100');
   await page.getByRole('button', { name: 'Filter' }).click();
   await page.getByText('No record matches the filter.').waitFor();

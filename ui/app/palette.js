@@ -12,6 +12,12 @@ export const openPalette = () => {
   isOpen.value = true;
 };
 
+/** What can be begun from everywhere. @type {[string, string[], Record<string, number>][]} */
+const ACTIONS = [
+  ['New collection', ['collections'], { new: 1 }], ['Import definitions', ['collections'], { import: 1 }], ['Export definitions', ['collections'], {}], ['New database', ['databases'], { new: 1 }], ['Start a run', ['workflows'], { start: 1 }],
+  ['New admin', ['access', 'admins'], { new: 1 }], ['New API key', ['access', 'keys'], { new: 1 }], ['New backup', ['backups'], { new: 1 }], ['Logs', ['requests', 'log'], {}], ['Test mail', ['settings', 'mail'], {}],
+];
+
 /** True if the letters of `wanted` occur in `text` in their order. @param {string} text @param {string} wanted */
 function matches(text, wanted) {
   let at = 0;
@@ -20,6 +26,12 @@ function matches(text, wanted) {
     if (at === 0) return false;
   }
   return true;
+}
+
+/** What begins with the text comes first, then what has it in one piece. @param {string} text @param {string} wanted */
+function rank(text, wanted) {
+  const at = text.toLowerCase().indexOf(wanted.toLowerCase());
+  return at === 0 ? 0 : at > 0 ? 1 : 2;
 }
 
 /** @param {{sections: [string, [string, string[]][]][]}} props */
@@ -35,13 +47,14 @@ function Open({ sections }) {
   const screens = sections.flatMap(([, items]) => items.map(([label, path]) => ({ label, note: 'Screen', path })));
   const records = collections.value.map(({ name }) => ({ label: name, note: 'Records', path: ['records', name] }));
   const definitions = collections.value.map(({ name }) => ({ label: `${name}: definition`, note: 'Collection', path: ['collections', name] }));
-  const found = [...screens, ...records, ...definitions].filter(({ label }) => matches(label, text)).slice(0, MOST);
+  const actions = ACTIONS.map(([label, path, query]) => ({ label, note: 'Action', path, query }));
+  const found = [...screens, ...records, ...definitions, ...actions].filter(({ label }) => matches(label, text)).sort((a, b) => rank(a.label, text) - rank(b.label, text)).slice(0, MOST);
   const close = () => {
     isOpen.value = false;
   };
   const open = (/** @type {any} */ item) => {
     close();
-    if (item) go(address(item.path));
+    if (item) go(address(item.path, item.query));
   };
   const onKeyDown = (/** @type {KeyboardEvent} */ event) => {
     const step = event.key === 'ArrowDown' ? 1 : event.key === 'ArrowUp' ? -1 : 0;

@@ -16,7 +16,7 @@ const SECTIONS = [
   ['', [['Home', []]]],
   ['Data', [['Collections', ['collections']], ['Databases', ['databases']], ['SQL', ['sql']], ['Files', ['files']]]],
   ['Work', [['Workflows', ['workflows']], ['Jobs', ['jobs']], ['Webhooks', ['webhooks']]]],
-  ['Server', [['Replication', ['replication']], ['Requests', ['requests']], ['Backups', ['backups']], ['Admins and keys', ['access']], ['Settings', ['settings']]]],
+  ['Server', [['Replication', ['replication']], ['Requests and logs', ['requests']], ['Backups', ['backups']], ['Admins and keys', ['access']], ['Settings', ['settings']]]],
 ];
 
 /** @param {{path: string[], label: string}} props */

@@ -5,7 +5,7 @@ import { html, useState } from '../../app/view.js';
 import { Check, Field } from '../../parts/field.js';
 import { Badge } from '../../parts/small.js';
 
-const TYPES = ['text', 'editor', 'number', 'bool', 'email', 'url', 'date', 'datetime', 'select', 'json', 'file', 'relation'];
+const TYPES = ['text', 'editor', 'number', 'bool', 'email', 'url', 'date', 'datetime', 'select', 'json', 'file', 'relation', 'geoPoint', 'autodate'];
 
 /** The options of each type: name, label, how it is typed. @type {Record<string, [string, string, 'number' | 'text' | 'list' | 'bool' | 'collection'][]>} */
 const OPTIONS = {
@@ -19,6 +19,7 @@ const OPTIONS = {
   select: [['values', 'Values', 'list'], ['maxSelect', 'Most values', 'number']],
   json: [['maxSize', 'Most bytes', 'number']],
   file: [['maxSelect', 'Most files', 'number'], ['maxSize', 'Most bytes of a file', 'number'], ['mimeTypes', 'Media types', 'list'], ['protected', 'Only for callers that may view the record', 'bool']],
+  autodate: [['onCreate', 'Set when the record is created', 'bool'], ['onUpdate', 'Set when it is changed', 'bool']],
   relation: [['collectionId', 'Collection', 'collection'], ['maxSelect', 'Most records', 'number'], ['cascadeDelete', 'Delete with the related record', 'bool']],
 };
 
@@ -33,8 +34,10 @@ export function Fields({ fields, onInput, before, errors }) {
     onInput(next);
   };
   const add = () => {
-    onInput([...fields, { name: '', type: 'text' }]);
-    setOpen(fields.length);
+    // The times of a record stay last.
+    const last = fields.findLastIndex(({ type }) => type !== 'autodate') + 1;
+    onInput(fields.toSpliced(last, 0, { name: '', type: 'text' }));
+    setOpen(last);
   };
   const known = new Set(before.map(({ name }) => name));
   return html`<div class="stack">
@@ -77,7 +80,7 @@ function FieldOptions({ field, isNew, onInput, errors }) {
   };
   return html`<div class="columns">
     <${Field} label="Name" value=${field.name} onInput=${(/** @type {string} */ name) => set('name', name)} disabled=${!isNew} problem=${problem('name')} />
-    <${Field} label="Type" value=${field.type} onInput=${(/** @type {string} */ type) => onInput({ name: field.name, type })} options=${TYPES.includes(field.type) ? TYPES : [...TYPES, field.type]} disabled=${!isNew} />
+    <${Field} label="Type" value=${field.type} onInput=${(/** @type {string} */ type) => onInput({ name: field.name, type, ...(type === 'autodate' && { onCreate: true }) })} options=${TYPES.includes(field.type) ? TYPES : [...TYPES, field.type]} disabled=${!isNew} />
     ${(OPTIONS[field.type] ?? []).map(option)}
     <${Check} label="Required" value=${field.required === true} onInput=${(/** @type {boolean} */ is) => set('required', is)} />
     <${Check} label="Unique" value=${field.unique === true} onInput=${(/** @type {boolean} */ is) => set('unique', is)} />

@@ -40,6 +40,17 @@ function suggestions(collection, before, word) {
   return pool.filter((item) => item.toLowerCase().startsWith(word.toLowerCase()) && item !== word).slice(0, 10);
 }
 
+const SEARCHED = ['text', 'editor', 'email', 'url', 'select'];
+const SEARCHED_MOST = 12;
+
+/** The filter to send: a text without an operator is searched in the text fields. @param {any} collection @param {string} text */
+export function filterOf(collection, text) {
+  if (text === '' || /[=<>~]/.test(text)) return text;
+  const quoted = `'${text.replaceAll('\\', '\\\\').replaceAll("'", "\\'")}'`;
+  const names = ['id', ...collection.fields.filter((/** @type {any} */ { type, name }) => SEARCHED.includes(type) && name !== 'id').map((/** @type {any} */ { name }) => name)];
+  return names.slice(0, SEARCHED_MOST).map((name) => `${name} ~ ${quoted}`).join(' || ');
+}
+
 /** @param {{collection: any, value: string, onApply: (text: string) => void, error: any}} props */
 export function FilterInput({ collection, value, onApply, error }) {
   const [text, setText] = useState(value);
@@ -78,7 +89,7 @@ export function FilterInput({ collection, value, onApply, error }) {
   return html`<form class="stack" role="search" onSubmit=${submit}>
     <div class="row filter">
       <div class="grow">
-        <input ref=${input} type="search" class="mono" value=${text} placeholder="views > 5 && title ~ 'news'" aria-label="Filter" role="combobox" aria-autocomplete="list"
+        <input ref=${input} type="search" class="mono" value=${text} placeholder="A text, or a filter: views > 5 && title ~ 'news'" aria-label="Filter" role="combobox" aria-autocomplete="list"
           aria-expanded=${String(offered.length > 0)} aria-controls=${id} aria-activedescendant=${offered[at] ? `${id}-${at}` : undefined} aria-invalid=${error ? 'true' : undefined}
           onInput=${(/** @type {any} */ event) => { setText(event.target.value); offer(); }} onFocus=${offer} onClick=${offer} onBlur=${() => setTimeout(() => setOffered([]), 150)}
           onKeyDown=${onKeyDown} autocomplete="off" spellcheck=${false} />

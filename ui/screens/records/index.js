@@ -11,7 +11,7 @@ import { Empty, Head, Time } from '../../parts/small.js';
 import { Table } from '../../parts/table.js';
 import { say, sayError } from '../../parts/toast.js';
 import { Editor } from './editor.js';
-import { FilterInput } from './filter-input.js';
+import { FilterInput, filterOf } from './filter-input.js';
 import { labelOf, nameField } from './label.js';
 
 const PER_PAGE = 50;
@@ -70,7 +70,8 @@ async function deleteMany(collection, ids) {
 /** @param {{collection: any}} props */
 function Grid({ collection }) {
   const { query } = place.value;
-  const [filter, sort, page] = [query.get('filter') ?? '', query.get('sort') ?? newestFirst(collection), Number(query.get('page') ?? 1)];
+  const text = query.get('filter') ?? '';
+  const [filter, sort, page] = [filterOf(collection, text), query.get('sort') ?? newestFirst(collection), Number(query.get('page') ?? 1)];
   const open = query.get('record');
   const [selected, setSelected] = useState(/** @type {Set<string>} */ (new Set()));
   const records = `/api/collections/${encodeURIComponent(collection.name)}/records`;
@@ -105,7 +106,7 @@ function Grid({ collection }) {
       <${Link} class="button" href=${address(['collections', collection.name])}>Definition</${Link}>
       ${canWrite && html`<button class="button is-main" onClick=${() => setQuery({ record: 'new' })}>New record</button>`}
     </${Head}>
-    <${FilterInput} key=${filter} collection=${collection} value=${filter} onApply=${(/** @type {string} */ text) => setQuery({ filter: text, page: null })} error=${filter && load.error} />
+    <${FilterInput} key=${text} collection=${collection} value=${text} onApply=${(/** @type {string} */ next) => setQuery({ filter: next, page: null })} error=${filter && load.error} />
     ${!filter && html`<${Problem} error=${load.error} retry=${reload} />`}
     ${selected.size > 0 && canWrite && html`<div class="row" role="status"><strong>${selected.size} selected</strong><button class="button is-danger" onClick=${remove}>Delete</button></div>`}
     ${load.data && items.length === 0

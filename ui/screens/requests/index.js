@@ -30,7 +30,7 @@ function sorted(rows, sort) {
 export function Requests({ path: [tab] }) {
   const tabs = [['By route', ['requests'], !tab], ['Last requests', ['requests', 'log'], tab === 'log']]
     .map(([label, path, isCurrent]) => ({ label: /** @type {string} */ (label), href: address(/** @type {string[]} */ (path)), isCurrent: /** @type {boolean} */ (isCurrent) }));
-  return html`<${Head} title="Requests" /><${Tabs} tabs=${tabs} label="Views of requests" />${tab === 'log' ? html`<${Log} />` : html`<${ByRoute} />`}`;
+  return html`<${Head} title="Requests and logs" /><${Tabs} tabs=${tabs} label="Views of requests" />${tab === 'log' ? html`<${Log} />` : html`<${ByRoute} />`}`;
 }
 
 function ByRoute() {
