@@ -19,6 +19,7 @@ use crate::net::sockets;
 use crate::net::sockets::Hub;
 use crate::services::backup::{Archives, missing};
 use crate::services::cron::Cron;
+use crate::services::oauth::OAuth;
 use crate::services::realtime::Realtime;
 use crate::services::replication::{Master, MasterClient, Notifier, Replica};
 use crate::services::stats::Stats;
@@ -80,6 +81,10 @@ pub struct App {
     pub realtime: Realtime,
     pub webhooks: Webhooks,
     pub cron: Cron,
+    /// Asks the providers with which accounts sign in.
+    pub oauth: OAuth,
+    /// The URL of this server for clients.
+    pub public_url: String,
     pub stats: Arc<Stats>,
     /// Limits on memory, disk and connections that peers make this server use.
     pub budgets: Budgets,
@@ -199,6 +204,11 @@ impl App {
                 &budgets,
             ),
             webhooks: Webhooks::new(&databases, calls, webhooks),
+            oauth: OAuth::new(
+                &config.roots,
+                config.provider_secrets.clone(),
+                &budgets.sign_ins,
+            )?,
             budgets,
             archives: open_archives(config, role),
             files,
@@ -207,6 +217,7 @@ impl App {
             workflows,
             workflow_retention_ms: i64::from(config.workflow_retention_days) * DAY_MS,
             file_sync_retention_ms: i64::from(config.file_sync_retention_days) * DAY_MS,
+            public_url: config.public_url(),
             databases,
             catalog,
             events,

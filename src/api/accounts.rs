@@ -11,6 +11,7 @@ use serde_json::json;
 use super::admins::session as admin_session;
 use super::answer::{json_response, no_store};
 use super::call::{Call, credentials};
+use super::oauth;
 use super::parameters::parameter;
 use super::records;
 use crate::base::error::{Error, FieldError, FieldErrors, Kind, Result};
@@ -288,22 +289,25 @@ pub fn confirm_page(_: &Call<'_>) -> Result<Response> {
 
 /// The log-in methods of a collection, in the form that PocketBase's clients read.
 pub fn methods(call: &Call<'_>) -> Result<Response> {
+    let (mut has_providers, mut providers) = (false, Vec::new());
     let (has_passwords, fields) = match is_admins(call) {
         true => (true, vec!["email".to_owned()]),
         false => {
             let realm = realm(call)?;
             let fields = realm.collection.identity_fields().into_iter();
             let fields = fields.map(str::to_owned).collect();
+            has_providers = realm.collection.auth.has_providers();
+            providers = oauth::methods(call, &realm);
             (realm.collection.auth.has_passwords(), fields)
         }
     };
     let body = json!({
         "password": {"enabled": has_passwords, "identityFields": fields},
-        "oauth2": {"enabled": false, "providers": []},
+        "oauth2": {"enabled": has_providers, "providers": providers},
         "mfa": {"enabled": false, "duration": 0},
         "otp": {"enabled": false, "duration": 0},
         // Where older clients read them.
-        "authProviders": [],
+        "authProviders": providers,
         "emailPassword": fields.iter().any(|field| field == "email"),
         "usernamePassword": fields.iter().any(|field| field == "username"),
     });
@@ -311,12 +315,12 @@ pub fn methods(call: &Call<'_>) -> Result<Response> {
 }
 
 /// The auth collection that the path names, or the default one.
-fn realm(call: &Call<'_>) -> Result<Realm> {
+pub fn realm(call: &Call<'_>) -> Result<Realm> {
     let collection = call.optional_param("collection");
     call.app.auth.realm(call.database, collection)
 }
 
-fn is_admins(call: &Call<'_>) -> bool {
+pub fn is_admins(call: &Call<'_>) -> bool {
     call.optional_param("collection") == Some(SUPERUSERS)
 }
 
@@ -369,7 +373,7 @@ fn send_mail(call: &Call<'_>, wanted: AccountMail) -> Result<Response> {
 }
 
 /// The fields and expansions of the record. PocketBase's clients name the fields `record.NAME`.
-fn shape(call: &Call<'_>) -> Result<Shape> {
+pub fn shape(call: &Call<'_>) -> Result<Shape> {
     let pairs = call.query()?;
     let fields = parameter(&pairs, "fields").unwrap_or_default();
     let fields: Vec<&str> = fields
@@ -383,9 +387,13 @@ fn shape(call: &Call<'_>) -> Result<Shape> {
 
 /// A token and the record, whose JSON is copied without parsing it.
 fn session(name: &str, session: &AccountSession) -> Result<Response> {
-    let token = serde_json::to_string(&session.token)?;
+    Ok(no_store(Response::json(200, session_json(name, session))))
+}
+
+pub fn session_json(name: &str, session: &AccountSession) -> Vec<u8> {
+    let token = json!(session.token);
     let mut body = format!("{{\"token\":{token},\"{name}\":").into_bytes();
     body.extend_from_slice(&session.record);
     body.push(b'}');
-    Ok(no_store(Response::json(200, body)))
+    body
 }

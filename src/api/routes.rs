@@ -4,9 +4,10 @@ use std::fmt;
 
 use super::call::Call;
 use super::{
-    accounts, admins, backups, batch, collections, cron, crons, dashboard, databases, file_usage,
-    files, health, keys, logs, metrics, realtime, records, replicated_databases, replicated_files,
-    sdk, settings, sql, stats, superusers, views, webhooks, workflow_starts, workflows,
+    accounts, admins, backups, batch, collections, cron, crons, dashboard, databases,
+    external_auths, file_usage, files, health, keys, logs, metrics, oauth, oauth_redirect,
+    realtime, records, replicated_databases, replicated_files, sdk, settings, sql, stats,
+    superusers, views, webhooks, workflow_starts, workflows,
 };
 use crate::base::error::Result;
 use crate::model::rules::KeyScope;
@@ -144,7 +145,7 @@ const fn route(
 
 /// All endpoints.
 #[rustfmt::skip]
-pub const ROUTES: [Route; 141] = {
+pub const ROUTES: [Route; 151] = {
     use RouteAccess::{Account, Admin, Operate, Public, Replica, Rules, Scope, Watch, Work};
     use KeyScope::{Collections, Databases, Service};
     use OnReplica::{Own, Refuse, Serve};
@@ -209,6 +210,7 @@ pub const ROUTES: [Route; 141] = {
         at_most(MEDIUM_BODY_BYTES, route(Post, "/api/collections/meta/dry-run-view", Admin, Database, Serve, collections::dry_run_view)),
         route(Get,    "/api/collections/meta/scaffolds",               Scope(Collections), Database, Serve,  collections::meta_scaffolds),
         small(route(Delete, "/api/collections/{collection}/truncate",  Scope(Collections), Database, Refuse, collections::truncate)),
+        route(Get,    "/api/collections/meta/oauth2-providers",        Scope(Collections), Database, Serve,  oauth::presets),
         route(Get,    "/api/collections/{collection}",                 Scope(Collections), Database, Serve,  collections::get),
         at_most(DEFINITION_BYTES, route(Patch,  "/api/collections/{collection}",                 Scope(Collections), Database, Refuse, collections::update)),
         small(route(Delete, "/api/collections/{collection}",           Scope(Collections), Database, Refuse, collections::delete)),
@@ -226,10 +228,13 @@ pub const ROUTES: [Route; 141] = {
         route(Get,    "/api/collections/_superusers/records/{id}",     Admin,  Database, Serve,  superusers::get),
         small(route(Patch,  "/api/collections/_superusers/records/{id}",     Admin,  Database, Refuse, superusers::update)),
         small(route(Delete, "/api/collections/_superusers/records/{id}",     Admin,  Database, Refuse, superusers::delete)),
+        route(Get,    "/api/collections/_externalAuths/records",       Account, Database, Serve, external_auths::list),
+        small(route(Delete, "/api/collections/_externalAuths/records/{id}", Account, Database, Refuse, external_auths::delete)),
         route(Get,    "/api/collections/{collection}/views/{slug}",    Rules,  Database, Serve,  views::list),
 
         route(Get,    "/api/collections/{collection}/auth-methods",    Public, Database, Serve,  accounts::methods),
         small(route(Post,   "/api/collections/{collection}/auth-with-password",     Public,  Database, Serve,  accounts::auth_with_password)),
+        route(Post,   "/api/collections/{collection}/auth-with-oauth2",       Public,  Database, Refuse, oauth::auth_with_oauth2),
         small(route(Post,   "/api/collections/{collection}/auth-refresh",           Account, Database, Serve,  accounts::auth_refresh)),
         small(route(Post,   "/api/collections/{collection}/impersonate/{id}",       Admin,   Database, Serve,  accounts::impersonate)),
         small(route(Post,   "/api/collections/{collection}/request-verification",   Public,  Database, Refuse, accounts::request_verification)),
@@ -238,6 +243,13 @@ pub const ROUTES: [Route; 141] = {
         small(route(Post,   "/api/collections/{collection}/confirm-password-reset", Public,  Database, Refuse, accounts::confirm_password_reset)),
         small(route(Post,   "/api/collections/{collection}/request-email-change",   Account, Database, Refuse, accounts::request_email_change)),
         small(route(Post,   "/api/collections/{collection}/confirm-email-change",   Public,  Database, Refuse, accounts::confirm_email_change)),
+
+        route(Get,    "/api/auth/oauth2/{provider}",                   Public,  Database, Refuse, oauth_redirect::begin),
+        small(route(Post,   "/api/auth/code",                          Public,  Database, Refuse, oauth_redirect::exchange)),
+        route(Get,    "/api/collections/{collection}/auth-with-oauth2/{provider}", Public, Database, Refuse, oauth_redirect::begin),
+        small(route(Post,   "/api/collections/{collection}/auth-with-code", Public, Database, Refuse, oauth_redirect::exchange)),
+        route(Get,    "/api/oauth2-redirect",                          Public,  Database, Own,    oauth::redirect),
+        small(route(Post,   "/api/oauth2-redirect",                    Public,  Database, Own,    oauth::redirect)),
 
         with_files(Batch, route(Post,   "/api/batch",                                    Rules,  Database, Refuse, batch::run)),
 

@@ -10,6 +10,7 @@ pub mod failpoints;
 pub mod http_client;
 pub mod ids;
 pub mod json;
+pub mod jws;
 pub mod log;
 pub mod lru;
 pub mod malloc;

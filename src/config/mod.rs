@@ -16,7 +16,7 @@ use crate::model::auth::SECRET_BYTES_MIN;
 use crate::net::http::client_address::Prefix;
 use crate::net::mail;
 use crate::net::mail::{Relay, Sender};
-use crate::services::replication;
+use crate::services::{oauth, replication};
 use crate::store::db::Synchronous;
 use crate::store::files::S3Settings;
 
@@ -74,6 +74,8 @@ pub struct Config {
     pub sockets_max: usize,
     /// Durability of a commit.
     pub synchronous: Synchronous,
+    /// Secrets of clients of OAuth2, by the names of their variables.
+    pub provider_secrets: HashMap<String, String>,
     /// Refuses webhooks to private addresses.
     pub denies_private_webhooks: bool,
     /// Certificate authorities that this server trusts as a client.
@@ -140,6 +142,7 @@ impl Config {
                 "normal" => Some(Synchronous::Normal),
                 _ => None,
             })?,
+            provider_secrets: raw.provider_secrets(),
             denies_private_webhooks: raw.parse("WEBHOOK_DENY_PRIVATE", |text| text.parse().ok())?,
             roots,
             log: raw.parse("LOG", |text| {
@@ -246,6 +249,18 @@ impl<'a> RawSettings<'a> {
             Ok(OptionInForce::new(option, source, value, is_secret))
         };
         OPTIONS.iter().map(of).collect()
+    }
+
+    /// The secrets of clients of OAuth2; see `services::oauth`.
+    fn provider_secrets(&self) -> HashMap<String, String> {
+        let file = self.file.clone().into_iter();
+        let environment = std::env::vars_os();
+        let environment = environment.filter_map(|(name, value)| {
+            Some((name.into_string().ok()?, value.into_string().ok()?))
+        });
+        let all = file.chain(environment);
+        all.filter(|(name, value)| name.starts_with(oauth::SECRET_PREFIX) && !value.is_empty())
+            .collect()
     }
 
     /// Warnings about settings without effect, where most likely another one was forgotten, and

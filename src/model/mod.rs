@@ -5,6 +5,7 @@ pub mod auth;
 pub mod collections;
 pub mod events;
 pub mod filter;
+pub mod providers;
 pub mod records;
 pub mod rules;
 pub mod triggers;

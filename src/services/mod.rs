@@ -5,6 +5,7 @@ pub mod backup;
 pub mod check;
 pub mod cron;
 pub mod import;
+pub mod oauth;
 pub mod realtime;
 pub mod replication;
 pub mod stats;

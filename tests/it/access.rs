@@ -112,7 +112,7 @@ const BATCHES: [u16; 17] = [
 ];
 
 #[rustfmt::skip]
-const ROWS: [Row; 141] = {
+const ROWS: [Row; 151] = {
     use Admits::{Accounts, Admins, AdminsAnd, All, Each, Identified, Operators, Replicas, Watchers, Workers};
     [
         row("GET /api/health", "/api/health", "", All(200)),
@@ -148,6 +148,14 @@ const ROWS: [Row; 141] = {
         row("GET /auth/confirm", "/auth/confirm", "", All(200)),
         row("GET /api/files", "/api/files", "", Admins(200)),
         row("GET /api/files/{collection}/{record}/{file}", "/api/files/notes/note/none", "", All(404)),
+        row("GET /api/collections/_externalAuths/records", "/api/collections/_externalAuths/records", "", Accounts(200, 400)),
+        row("DELETE /api/collections/_externalAuths/records/{id}", "/api/collections/_externalAuths/records/none", "", Accounts(404, 404)),
+        row("GET /api/auth/oauth2/{provider}", "/api/auth/oauth2/none", "", All(400)),
+        row("POST /api/auth/code", "/api/auth/code", "{}", All(400)),
+        row("GET /api/collections/{collection}/auth-with-oauth2/{provider}", "/api/collections/users/auth-with-oauth2/none", "", All(400)),
+        row("POST /api/collections/{collection}/auth-with-code", "/api/collections/users/auth-with-code", "{}", All(400)),
+        row("GET /api/oauth2-redirect", "/api/oauth2-redirect?state=none&code=none", "", All(400)),
+        row("POST /api/oauth2-redirect", "/api/oauth2-redirect", r#"{"state":"none","code":"none"}"#, All(400)),
         row("POST /api/files/token", "/api/files/token", "", Accounts(200, 200)),
 
         row("GET /api/replica/files", "/api/replica/files", "", Replicas(200)),
@@ -242,6 +250,7 @@ const ROWS: [Row; 141] = {
         row("GET /api/collections", "/api/collections", "", AdminsAnd("key to collections", 200)),
         row("POST /api/collections", "/api/collections", "{}", AdminsAnd("key to collections", 400)),
         row("PUT /api/collections/import", "/api/collections/import", "{}", AdminsAnd("key to collections", 400)),
+        row("GET /api/collections/meta/oauth2-providers", "/api/collections/meta/oauth2-providers", "", AdminsAnd("key to collections", 200)),
         row("GET /api/collections/meta/scaffolds", "/api/collections/meta/scaffolds", "", AdminsAnd("key to collections", 200)),
         row("DELETE /api/collections/{collection}/truncate", "/api/collections/none/truncate", "", AdminsAnd("key to collections", 404)),
         row("GET /api/collections/{collection}", "/api/collections/notes", "", AdminsAnd("key to collections", 200)),
@@ -260,6 +269,7 @@ const ROWS: [Row; 141] = {
         row("GET /api/collections/{collection}/views/{slug}", "/api/collections/notes/views/all", "", Each(LISTS)),
         row("GET /api/collections/{collection}/auth-methods", "/api/collections/users/auth-methods", "", All(200)),
         row("POST /api/collections/{collection}/auth-with-password", "/api/collections/users/auth-with-password", "{}", All(400)),
+        row("POST /api/collections/{collection}/auth-with-oauth2", "/api/collections/users/auth-with-oauth2", "{}", All(403)),
         row("POST /api/collections/{collection}/auth-refresh", "/api/collections/users/auth-refresh", "", Accounts(200, 403)),
         row("POST /api/collections/{collection}/request-verification", "/api/collections/users/request-verification", "{}", All(400)),
         row("POST /api/collections/{collection}/confirm-verification", "/api/collections/users/confirm-verification", "{}", All(400)),

@@ -52,7 +52,7 @@ fn export() -> Value {
             "listRule": "id = @request.auth.id", "viewRule": null, "createRule": "", "updateRule": null, "deleteRule": null,
             "authRule": "", "manageRule": null,
             "authAlert": {"enabled": true, "emailTemplate": mail},
-            "oauth2": {"enabled": false, "providers": [], "mappedFields": {"id": "", "name": "", "username": "", "avatarURL": ""}},
+            "oauth2": {"enabled": false, "providers": [], "redirects": [], "mappedFields": {"id": "", "name": "", "username": "", "avatarURL": ""}},
             "passwordAuth": {"enabled": true, "identityFields": ["email"]},
             "mfa": {"enabled": false, "duration": 1800, "rule": ""},
             "otp": {"enabled": false, "duration": 180, "length": 8, "emailTemplate": mail},

@@ -41,6 +41,8 @@ mod grammar;
 mod import;
 /// Hostile clients: bodies, headers, connections, slow peers.
 mod limits;
+/// Signing in with a provider: accounts, shapes of providers, attacks.
+mod oauth;
 /// Queries that take long, and how `~` searches.
 mod queries;
 /// Subscriptions: delivery, order, limits, load, server-sent events.

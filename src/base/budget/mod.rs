@@ -136,6 +136,8 @@ pub struct Budgets {
     pub answers: Arc<Budget>,
     /// Number of passwords that wait to be hashed.
     pub hashes: Arc<Budget>,
+    /// Number of sign-ins that ask a provider.
+    pub sign_ins: Arc<Budget>,
 }
 
 /// The budgets of queries, counted in queries.
@@ -209,11 +211,12 @@ impl Budgets {
             uploads: Budget::new("uploads", uploads),
             answers: Budget::new("answers", ANSWERS),
             hashes: Budget::new("password hashes", hashes),
+            sign_ins: Budget::new("sign-ins", Bounds::halves((workers as u64 / 4).max(2))),
         }
     }
 
     /// All budgets, for metrics.
-    pub fn all(&self) -> [&Budget; 11] {
+    pub fn all(&self) -> [&Budget; 12] {
         [
             &self.sockets,
             &self.send_queues,
@@ -226,6 +229,7 @@ impl Budgets {
             &self.uploads,
             &self.answers,
             &self.hashes,
+            &self.sign_ins,
         ]
     }
 }

@@ -144,7 +144,7 @@ impl Auth {
 
     /// Refuses accounts that need a second factor, because the server cannot ask for one: a log-in
     /// by the password alone would be less than the definition demands.
-    fn check_second_factor(&self, realm: &Realm, id: &str) -> Result<()> {
+    pub(super) fn check_second_factor(&self, realm: &Realm, id: &str) -> Result<()> {
         let Some(rule) = realm.collection.auth.second_factor() else {
             return Ok(());
         };
@@ -365,6 +365,10 @@ impl Realm {
         let scope = self.scope(identity);
         self.database
             .look_up(|connection| account::meets(connection, &scope, &self.collection, id, rule))
+    }
+
+    pub fn database_name(&self) -> &str {
+        &self.name
     }
 
     pub(super) fn scope(&self, identity: Identity) -> Scope {

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use super::credentials::Credentials;
 use super::hasher::{HashPriority, PasswordHasher};
 use super::keys::Keys;
+use super::one_time_codes::OneTimeCodes;
 use super::signers::{OPERATOR, REPLICA_TOKEN_MS};
 use super::throttle::Throttle;
 use super::token::{Claims, ExtraClaims, Purpose, TokenKeys};
@@ -43,6 +44,7 @@ pub struct Auth {
     pub(super) mails: Throttle,
     pub(super) addresses: Throttle,
     pub(super) hashes: Throttle,
+    pub(super) codes: OneTimeCodes,
     pub keys: Keys,
     pub(super) settings: AuthSettings,
 }
@@ -102,6 +104,7 @@ impl Auth {
             mails: Throttle::new(throttle::MAILS),
             addresses: Throttle::new(throttle::ADDRESSES),
             hashes: Throttle::new(throttle::HASHES),
+            codes: OneTimeCodes::default(),
             settings,
         })
     }

@@ -3,7 +3,7 @@
 //! [`Auth`] is in `authentication`, and has a file per task: `identify` finds the identity of a
 //! request, `issued_tokens` issues tokens of services and files, `admin_sessions` signs admins in,
 //! `accounts` signs in records of auth collections, and `account_changes` changes their passwords
-//! and addresses. These use `password`, which hashes and verifies, `hasher`, which does so on
+//! and addresses; `provider_sign_in` signs in accounts of providers. These use `password`, which hashes and verifies, `hasher`, which does so on
 //! threads of its own, `throttle`, which limits attempts, and `token`, which signs and reads JWTs.
 //! `admins` and `keys` are tables. `webhook` signs outgoing calls.
 //!
@@ -33,7 +33,9 @@ mod identify;
 mod imported_passwords;
 mod issued_tokens;
 pub mod keys;
+mod one_time_codes;
 pub mod password;
+pub mod provider_sign_in;
 mod secret;
 mod signers;
 mod throttle;

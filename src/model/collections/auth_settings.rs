@@ -7,6 +7,7 @@
 use serde_json::{Map, Value, json};
 
 use super::parse::{INVALID, Problems};
+use crate::model::providers::{ProviderSettings, check_providers, check_redirects};
 
 /// The longest lifetime of a token, three years, and the shortest, in seconds.
 const TOKEN_SECONDS: (u64, u64) = (10, 94_670_856);
@@ -66,6 +67,7 @@ fn defaults() -> Map<String, Value> {
             "enabled": false,
             "mappedFields": {"id": "", "name": "", "username": "", "avatarURL": ""},
             "providers": [],
+            "redirects": [],
         },
         "passwordAuth": {"enabled": true, "identityFields": ["email"]},
         "mfa": {"enabled": false, "duration": 600, "rule": ""},
@@ -123,7 +125,28 @@ impl AuthSettings {
                 keep_secret(provider, &before["oauth2"]["providers"]);
             }
         }
+        if given.contains_key("oauth2") {
+            self.check_oauth2(problems);
+        }
         self.check(problems);
+    }
+
+    fn check_oauth2(&mut self, problems: &mut Problems) {
+        let mut add = |key: &str, code, message| problems.add(key, code, message);
+        let Some(oauth2) = self.0.get_mut("oauth2") else {
+            return;
+        };
+        if let Value::Array(redirects) = &oauth2["redirects"] {
+            check_redirects(redirects, &mut add);
+        }
+        if let Value::Array(providers) = &mut oauth2["providers"] {
+            if providers.len() > PROVIDERS_MAX {
+                let message = format!("At most {PROVIDERS_MAX} providers.");
+                add("oauth2.providers", INVALID, message);
+                providers.truncate(PROVIDERS_MAX);
+            }
+            check_providers(providers, &mut add);
+        }
     }
 
     fn check(&self, problems: &mut Problems) {
@@ -173,17 +196,6 @@ impl AuthSettings {
             let message = "MFA requires at least 2 auth methods to be enabled.";
             problems.add("mfa.enabled", "validation_mfa_not_enough_auths", message);
         }
-        let providers = self.at(&["oauth2", "providers"]).as_array();
-        for (at, provider) in providers.into_iter().flatten().enumerate() {
-            if provider["name"].as_str().is_none_or(str::is_empty) {
-                let key = format!("oauth2.providers.{at}.name");
-                problems.add(&key, "validation_required", "A provider needs a name.");
-            }
-        }
-        if providers.is_some_and(|list| list.len() > PROVIDERS_MAX) {
-            let message = format!("At most {PROVIDERS_MAX} providers.");
-            problems.add("oauth2.providers", INVALID, message);
-        }
         if json!(self.0).to_string().len() > BYTES_MAX {
             let message =
                 format!("The settings of an auth collection have at most {BYTES_MAX} bytes.");
@@ -217,6 +229,32 @@ impl AuthSettings {
         self.at(&["passwordAuth", "enabled"]) != &Value::Bool(false)
     }
 
+    /// True if accounts can sign in with a provider.
+    pub fn has_providers(&self) -> bool {
+        self.at(&["oauth2", "enabled"]) == &Value::Bool(true)
+    }
+
+    /// The providers, in the order of the definition; none if signing in with one is off.
+    pub fn providers(&self) -> Vec<ProviderSettings> {
+        let list = self.at(&["oauth2", "providers"]).as_array();
+        let list = list.filter(|_| self.has_providers());
+        let list = list.into_iter().flatten();
+        list.map(ProviderSettings::read).collect()
+    }
+
+    /// The field that a new account gets this part of its profile in; empty for none.
+    pub fn mapped_field(&self, part: &str) -> &str {
+        let field = self.at(&["oauth2", "mappedFields", part]).as_str();
+        field.unwrap_or_default()
+    }
+
+    /// The URLs of applications to which a sign-in may lead.
+    pub fn redirects(&self) -> Vec<&str> {
+        let list = self.at(&["oauth2", "redirects"]).as_array();
+        let list = list.into_iter().flatten();
+        list.filter_map(Value::as_str).collect()
+    }
+
     /// The rule of the accounts that need a second factor, which the server cannot ask for yet; an
     /// empty rule means all accounts.
     pub fn second_factor(&self) -> Option<&str> {
@@ -248,9 +286,6 @@ impl AuthSettings {
         }
         if is_on("otp") {
             list.push("otp: one-time passwords are not supported yet; nothing is sent.");
-        }
-        if is_on("oauth2") {
-            list.push("oauth2: signing in with a provider is not supported yet.");
         }
         if is_on("authAlert") {
             list.push("authAlert: no mail is sent after a login from a new location yet.");
@@ -349,7 +384,6 @@ mod tests {
         assert!(change(&mut settings, &shown));
         assert_eq!(settings.0["oauth2"]["providers"][0]["clientSecret"], "top");
         assert_eq!(settings.token_secret(), "deep");
-        assert_eq!(settings.warnings().len(), 1);
     }
 
     #[test]

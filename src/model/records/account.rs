@@ -8,6 +8,7 @@ use rusqlite::{Connection, OptionalExtension as _, params_from_iter};
 use serde_json::{Map, Value};
 
 use super::draft::Proof;
+use super::provider_links::unlink_all;
 use super::publish::publish;
 use super::record_key::RecordKey;
 use super::row::{find_permitted, holds, record_not_found, rowid_of};
@@ -195,6 +196,9 @@ pub enum AccountChange {
     Password { hash: String, verifies: bool },
     /// A new, verified email.
     Email(String),
+    /// The owner of the email, which was not verified, has signed in with a provider: the
+    /// password, the tokens and the links of the account are of someone else.
+    TakenOver,
 }
 
 /// Changes an account if its email and password are still those of `before`; false if they are not.
@@ -227,9 +231,13 @@ pub fn apply_change(
         }
         AccountChange::Password { .. } => format!("password = ?5, {TOKEN_KEY} = ?6"),
         AccountChange::Email(_) => format!("email = ?5, verified = 1, {TOKEN_KEY} = ?6"),
+        AccountChange::TakenOver => format!("password = NULL, verified = 1, {TOKEN_KEY} = ?5"),
     };
     if let AccountChange::Password { hash: value, .. } | AccountChange::Email(value) = change {
         params.push(Stored::Text(value.clone()));
+        params.push(Stored::Text(ids::token_key()?));
+    }
+    if let AccountChange::TakenOver = change {
         params.push(Stored::Text(ids::token_key()?));
     }
     let sql = format!(
@@ -241,12 +249,25 @@ pub fn apply_change(
         .prepare_cached(&sql)?
         .execute(params_from_iter(params))
         .map_err(|error| constraint_error(collection, error))?;
+    if changed == 1 && ends_links(before, change) {
+        unlink_all(tx, &collection.id, &before.id)?;
+    }
     if changed == 1
         && let Some(rowid) = rowid_of(tx, collection, &before.id)?
     {
         publish(tx, scope, collection, RecordAction::Update, rowid)?;
     }
     Ok(changed == 1)
+}
+
+/// True if the change is that of the owner of an email which was not verified before. Another
+/// person may have made the account, and linked it to a provider.
+fn ends_links(before: &Secrets, change: &AccountChange) -> bool {
+    match change {
+        AccountChange::TakenOver => true,
+        AccountChange::Password { verifies, .. } => *verifies && !before.is_verified,
+        AccountChange::Verified | AccountChange::Email(_) => false,
+    }
 }
 
 /// Replaces the password hash `old` by another one of the same password. Tokens of the account end.

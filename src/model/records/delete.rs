@@ -11,6 +11,7 @@ use std::sync::Arc;
 use rusqlite::{Connection, params};
 
 use super::Scope;
+use super::provider_links;
 use super::publish::publish;
 use super::row::{Rowid, find_permitted};
 use super::scope::refuse_change_of_view;
@@ -18,7 +19,7 @@ use super::value::FieldValue;
 use super::version::{Precondition, next_updated};
 use crate::base::clock;
 use crate::base::error::{Error, Result};
-use crate::model::collections::{Collection, Field, RelationOptions};
+use crate::model::collections::{Collection, CollectionKind, Field, RelationOptions};
 use crate::model::rules::Operation;
 use crate::model::triggers::RecordAction;
 use crate::store::db::quote;
@@ -83,6 +84,11 @@ pub fn delete_rows(
         for rowid in group.ids.keys() {
             publish(tx, scope, &group.collection, RecordAction::Delete, *rowid)?;
             statement.execute([rowid])?;
+        }
+        if group.collection.kind == CollectionKind::Auth {
+            for id in group.ids.values() {
+                provider_links::unlink_all(tx, &group.collection.id, id)?;
+            }
         }
         // Includes files of deleted fields.
         if table::has_any(tx, &group.collection.id)? {

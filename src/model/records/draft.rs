@@ -144,6 +144,25 @@ impl Draft {
         }
     }
 
+    /// Makes the draft that of a new account which signs in with a provider: it needs no password,
+    /// and its address is verified if the provider has verified it.
+    pub fn sign_in_with_provider(&mut self, collection: &Collection, is_verified: bool) {
+        let position = |name: &str| collection.fields.iter().position(|it| it.name == name);
+        if let Some(at) = position("password")
+            && !self.sent.contains(&at)
+        {
+            self.errors.remove("password");
+            let none = FieldChange::Set(FieldValue::Scalar(Stored::Null));
+            self.changes.insert(at, none);
+        }
+        if let Some(at) = position("verified")
+            && is_verified
+        {
+            let verified = FieldChange::Set(FieldValue::Scalar(Stored::Integer(1)));
+            self.changes.insert(at, verified);
+        }
+    }
+
     /// Lets an account change its own `emailVisibility`.
     pub(super) fn allow_own_email_visibility(&mut self, collection: &Collection) {
         self.unchanged

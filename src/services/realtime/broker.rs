@@ -16,6 +16,7 @@ use super::frames::{ClientFrame, FrameRequest, FrameResult, SubscribeRequest};
 use super::registry::{CheckState, ClientSession, IdentifiedCaller, Registry, SessionId};
 use super::replay_buffer::ReplayBuffer;
 use super::time_usage::TimeUsage;
+use super::topics;
 use super::topics::Topic;
 use crate::base::budget::Network;
 use crate::base::error::{Error, Kind, Result};
@@ -123,6 +124,7 @@ impl<'a> Broker<'a> {
                     pending,
                     idle_since: Some(Instant::now()),
                     checks: CheckState::default(),
+                    awaits_sign_in: false,
                 };
                 self.watch_account(&opened.database, &identity);
                 self.registry.add_session(session, opened);
@@ -134,6 +136,15 @@ impl<'a> Broker<'a> {
                 purpose,
                 found,
             } => self.finish_check(session, purpose, found),
+            RealtimeCommand::TellSignIn {
+                client,
+                database,
+                message,
+                answer,
+            } => {
+                let is_told = self.tell_sign_in(&client, &database, &message);
+                let _ = answer.try_send(is_told);
+            }
             RealtimeCommand::SetTopics {
                 client,
                 database,
@@ -316,6 +327,20 @@ impl<'a> Broker<'a> {
         }
     }
 
+    /// Sends the code of a sign-in, once, to the client that waits for it.
+    fn tell_sign_in(&mut self, client: &str, database: &str, message: &str) -> bool {
+        let session = self.registry.by_client(client);
+        let session = session.and_then(|id| self.registry.sessions.get_mut(&id));
+        match session.filter(|it| it.awaits_sign_in && it.database == database) {
+            None => false,
+            Some(session) => {
+                session.awaits_sign_in = false;
+                session.handle.send(topics::sign_in(message).into());
+                true
+            }
+        }
+    }
+
     /// Replaces the topics of a client of server-sent events.
     fn set_topics(
         &mut self,
@@ -338,10 +363,12 @@ impl<'a> Broker<'a> {
                 "A client has at most {SUBS_MAX} topics."
             )));
         }
+        let awaits_sign_in = topics.iter().any(|it| it.request.sub == topics::SIGN_IN);
         let topics = self.visible_topics(database, &caller, topics)?;
-        let Some(found) = self.registry.sessions.get(&session) else {
+        let Some(found) = self.registry.sessions.get_mut(&session) else {
             return Ok(());
         };
+        found.awaits_sign_in = awaits_sign_in;
         let is_same = found.caller.identity == caller.identity;
         let wanted: BTreeSet<&str> = topics.iter().map(|it| it.request.sub.as_str()).collect();
         let had = found.subs.keys().cloned();

@@ -39,6 +39,15 @@ pub enum RealtimeCommand {
         purpose: CheckPurpose,
         found: Result<IdentifiedCaller>,
     },
+    /// Tells a client the code of its sign-in with a provider.
+    TellSignIn {
+        client: String,
+        database: String,
+        /// JSON.
+        message: String,
+        /// True if the client waits for a code.
+        answer: mpsc::SyncSender<bool>,
+    },
     /// Replaces the topics of a client of server-sent events.
     SetTopics {
         client: String,

@@ -22,6 +22,8 @@ const CHECK_EVERY: Duration = Duration::from_secs(10);
 const CHECKS_AT_A_TIME: usize = 256;
 /// Longest time for which a connection may have no subscription.
 const IDLE_MAX: Duration = Duration::from_secs(60);
+/// The same for a connection that waits for a sign-in with a provider.
+const SIGN_IN_MAX: Duration = Duration::from_secs(600);
 /// Close code of RFC 6455, section 7.4.1.
 const POLICY: u16 = 1008;
 
@@ -68,8 +70,12 @@ impl Broker<'_> {
     }
 
     fn close_idle(&mut self, now: Instant) {
-        let is_idle = |since: Instant| now.saturating_duration_since(since) > IDLE_MAX;
         for session in self.registry.sessions.values_mut() {
+            let idle_max = match session.awaits_sign_in {
+                true => SIGN_IN_MAX,
+                false => IDLE_MAX,
+            };
+            let is_idle = |since: Instant| now.saturating_duration_since(since) > idle_max;
             if session.idle_since.is_some_and(is_idle) {
                 session.idle_since = None;
                 session.handle.close(POLICY, "no subscription for a minute");

@@ -158,6 +158,23 @@ impl Realtime {
         }
     }
 
+    /// Tells a client of server-sent events the code of its sign-in with a provider. False if no
+    /// such client of this database waits for one.
+    pub fn tell_sign_in(&self, client: &str, database: &str, message: &str) -> Result<bool> {
+        let (answer, answered) = mpsc::sync_channel(1);
+        let is_queued = self.commands.push(RealtimeCommand::TellSignIn {
+            client: client.to_owned(),
+            database: database.to_owned(),
+            message: message.to_owned(),
+            answer,
+        });
+        let late = || Error::unavailable("The server is busy or stopping; try again.");
+        match is_queued {
+            true => answered.recv_timeout(ANSWER_WAIT).map_err(|_| late()),
+            false => Err(late()),
+        }
+    }
+
     pub fn counters(&self) -> RealtimeCounters {
         let totals = &self.context.totals;
         RealtimeCounters {

@@ -90,6 +90,8 @@ pub struct ClientSession {
     /// Set while it has no subscription.
     pub idle_since: Option<Instant>,
     pub checks: CheckState,
+    /// It waits for the code of a sign-in with a provider.
+    pub awaits_sign_in: bool,
 }
 
 /// The credential checks of a session.

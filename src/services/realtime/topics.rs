@@ -80,6 +80,14 @@ pub fn connected(client: &str) -> String {
     format!("id:{client}\nevent:PB_CONNECT\ndata:{{\"clientId\":\"{client}\"}}\n\n")
 }
 
+/// The topic on which a client waits for the code of its sign-in with a provider.
+pub const SIGN_IN: &str = "@oauth2";
+
+/// The code of a sign-in. `message` is JSON.
+pub fn sign_in(message: &str) -> String {
+    format!("event:{SIGN_IN}\ndata:{message}\n\n")
+}
+
 /// A change. `record` is JSON.
 pub fn event(topic: &str, action: RecordAction, record: &str) -> String {
     let record = match record.contains(['\n', '\r']) {

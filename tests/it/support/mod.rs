@@ -4,6 +4,7 @@ pub mod api;
 pub mod cluster;
 pub mod frames;
 pub mod listener;
+pub mod provider;
 pub mod proxy;
 pub mod receiver;
 pub mod s3;

@@ -20,11 +20,18 @@ const STOREYS: [&[&str]; 8] = [
 ];
 
 /// Outside crates and the only places that may name them.
-const CRATES: [(&str, &[&str]); 28] = [
+const CRATES: [(&str, &[&str]); 29] = [
     ("bcrypt", &["src/model/auth/password.rs"]),
     ("httpdate", &["src/base/clock.rs"]),
     ("percent_encoding", &["src/net/http/query.rs"]),
-    ("url", &["src/model/triggers/http_call.rs"]),
+    ("ring", &["src/base/jws.rs", "src/base/tls.rs"]),
+    (
+        "url",
+        &[
+            "src/model/triggers/http_call.rs",
+            "src/model/providers/urls.rs",
+        ],
+    ),
     ("data_encoding", &["src/base/ids.rs"]),
     ("tiny_http", &["src/net/http/server.rs"]),
     ("threadpool", &["src/net/http/server.rs"]),
@@ -59,6 +66,7 @@ const CRATES: [(&str, &[&str]); 28] = [
             "src/base/http_client.rs",
             "src/base/tls.rs",
             "src/services/webhooks/send.rs",
+            "src/services/oauth/fetch.rs",
         ],
     ),
     ("rustls", &["src/base/tls.rs"]),
@@ -405,6 +413,7 @@ fn dependencies_are_those_agreed_on() {
         "jiff",
         "ureq",
         "rustls",
+        "ring",
         "rustix",
         "tungstenite",
     ];

@@ -1,0 +1,245 @@
+//! Signing in with an account of a provider: finds, links or creates the account here.
+//!
+//! A link of the account of the provider decides. Without one it is linked to the account that is
+//! signed in; else to the account with its address, if the provider has verified that address; else
+//! to a new account, if the create rule admits it. An account whose address was not verified is
+//! taken over by the owner of the address: another person may have made it in advance, so its
+//! password, its tokens and its links end.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use rusqlite::Connection;
+
+use super::accounts::{AccountSession, Realm};
+use super::authentication::{Auth, wrong_token};
+use super::throttle::CountedAttempt;
+use crate::base::budget::Payer;
+use crate::base::error::{Error, Kind, Result};
+use crate::model::collections::Collection;
+use crate::model::providers::ProviderUser;
+use crate::model::records;
+use crate::model::records::account::{AccountChange, Secrets};
+use crate::model::records::provider_links::{link, linked_account, links_of, unlink};
+use crate::model::records::{Draft, Scope, Shape, account};
+use crate::model::rules::{Identity, User};
+use crate::store::db::QueryCaller;
+
+/// The account that a sign-in leads to, and if it is new.
+pub struct ProviderAccount {
+    pub id: String,
+    pub is_new: bool,
+}
+
+/// Makes the draft of a new account; called only if there is none yet.
+type MakeDraft<'a> = &'a dyn Fn() -> Result<Draft>;
+
+impl Auth {
+    /// Counts a sign-in with a provider from this address, or refuses it. Refund it if it succeeds.
+    pub fn count_provider_sign_in(
+        &self,
+        realm: &Realm,
+        from: IpAddr,
+    ) -> Result<CountedAttempt<'_>> {
+        // The account is not known yet, and all callers together have no limit: a stranger must not
+        // lock others out.
+        let label = realm.label("provider", &from.to_string());
+        self.failures.attempt(&label, from)
+    }
+
+    /// The account of a user of a provider, linked and created as needed.
+    pub fn account_of_provider(
+        &self,
+        realm: &Realm,
+        user: &ProviderUser,
+        signed_in: Option<&User>,
+        scope: &Scope,
+        make_draft: MakeDraft<'_>,
+    ) -> Result<ProviderAccount> {
+        let signed_in = signed_in.filter(|it| it.collection_id == realm.collection.id);
+        let signed_in = signed_in.map(|it| it.id.clone());
+        let found = realm.database.look_up(|connection| {
+            find(connection, &realm.collection, user, signed_in.as_deref())
+        })?;
+        let draft = match found {
+            Some(_) => None,
+            None => Some(self.draft_of(realm, user, make_draft)?),
+        };
+        let (scope, collection) = (scope.clone(), Arc::clone(&realm.collection));
+        let user = user.clone();
+        realm.database.write(move |tx| {
+            scope.collections.check_current()?;
+            // Another request may have linked or created the account meanwhile.
+            let found = find(tx, &collection, &user, signed_in.as_deref())?;
+            let (id, is_new) = match (found, draft) {
+                (Some(id), _) => (id, false),
+                (None, Some(draft)) => (create(tx, &scope, &collection, draft)?, true),
+                (None, None) => return Err(Error::stale()),
+            };
+            if !is_new {
+                let is_own = signed_in.as_ref() == Some(&id);
+                settle(tx, &scope, &collection, &user, &id, is_own)?;
+            }
+            link(tx, &collection, &id, &user.provider, &user.id)?;
+            Ok(ProviderAccount { id, is_new })
+        })
+    }
+
+    fn draft_of(
+        &self,
+        realm: &Realm,
+        user: &ProviderUser,
+        make_draft: MakeDraft<'_>,
+    ) -> Result<Draft> {
+        if !user.is_verified && !user.email.is_empty() && realm.by_email(&user.email)?.is_some() {
+            return Err(Error::field(
+                "email",
+                "validation_not_unique",
+                "There is an account with this address, and the provider has not verified that it \
+                 is yours. Sign in to that account, and add the provider there.",
+            ));
+        }
+        make_draft()
+    }
+
+    /// Signs in the account of a sign-in with a provider.
+    pub fn provider_session(
+        &self,
+        realm: &Realm,
+        id: &str,
+        shape: &Shape,
+        asker: QueryCaller<'_>,
+    ) -> Result<AccountSession> {
+        let secrets = realm.secrets(id)?.ok_or_else(wrong_token)?;
+        if realm.collection.requires_verified() && !secrets.is_verified {
+            return Err(Error::new(
+                Kind::Forbidden,
+                "Confirm the e-mail address of this account first.",
+            ));
+        }
+        self.check_second_factor(realm, id)?;
+        // The provider vouches for the caller, who counts as one with credentials.
+        let payer = Payer {
+            has_credentials: true,
+            ..asker.payer
+        };
+        self.session(realm, &secrets, shape, QueryCaller { payer, ..asker })
+    }
+
+    /// Deletes a link of an account. The last way to sign in stays, unless an admin deletes it.
+    pub fn unlink_provider(
+        &self,
+        realm: &Realm,
+        id: &str,
+        link: &str,
+        is_admin: bool,
+    ) -> Result<()> {
+        let (collection, id, link) = (
+            Arc::clone(&realm.collection),
+            id.to_owned(),
+            link.to_owned(),
+        );
+        realm.database.write(move |tx| {
+            let links = links_of(tx, &collection, &id)?;
+            if !links.iter().any(|it| it.id == link) {
+                return Err(records::record_not_found());
+            }
+            if !is_admin && links.len() == 1 && !has_other_way(tx, &collection, &id)? {
+                return Err(Error::conflict(
+                    "This is the last way to sign in to the account; set a password first.",
+                ));
+            }
+            unlink(tx, &collection, &id, &link).map(drop)
+        })
+    }
+}
+
+/// The account of a user of a provider, if there is one.
+fn find(
+    connection: &Connection,
+    collection: &Collection,
+    user: &ProviderUser,
+    signed_in: Option<&str>,
+) -> Result<Option<String>> {
+    if let Some(id) = linked_account(connection, collection, &user.provider, &user.id)? {
+        return Ok(Some(id));
+    }
+    if let Some(id) = signed_in {
+        return Ok(Some(id.to_owned()));
+    }
+    if !user.is_verified {
+        return Ok(None);
+    }
+    let found = account::find_by(connection, collection, "email", &user.email)?;
+    Ok(found.map(|secrets| secrets.id))
+}
+
+/// Creates the account. Returns its id.
+fn create(
+    tx: &Connection,
+    scope: &Scope,
+    collection: &Arc<Collection>,
+    mut draft: Draft,
+) -> Result<String> {
+    let id = draft.choose_id(collection)?;
+    records::create(tx, scope, collection, draft, &Shape::default())?;
+    Ok(id)
+}
+
+/// Applies what the provider says about the address of an account that exists.
+fn settle(
+    tx: &Connection,
+    scope: &Scope,
+    collection: &Collection,
+    user: &ProviderUser,
+    id: &str,
+    is_own: bool,
+) -> Result<()> {
+    let Some(before) = account::secrets(tx, collection, id)? else {
+        return Err(Error::stale());
+    };
+    if !user.is_verified || before.is_verified {
+        return Ok(());
+    }
+    let change = match before.email.eq_ignore_ascii_case(&user.email) {
+        // Who is signed in keeps the password.
+        true if is_own => AccountChange::Verified,
+        true => AccountChange::TakenOver,
+        false => return add_email(tx, scope, collection, user, &before),
+    };
+    account::apply_change(tx, scope, collection, &before, &change).map(drop)
+}
+
+/// Gives an account without an address that of the provider, unless another account has it.
+fn add_email(
+    tx: &Connection,
+    scope: &Scope,
+    collection: &Collection,
+    user: &ProviderUser,
+    before: &Secrets,
+) -> Result<()> {
+    let is_free = account::find_by(tx, collection, "email", &user.email)?.is_none();
+    if !before.email.is_empty()
+        || !is_free
+        || account::check_email(collection, &user.email).is_err()
+    {
+        return Ok(());
+    }
+    let change = AccountChange::Email(user.email.clone());
+    account::apply_change(tx, scope, collection, before, &change).map(drop)
+}
+
+/// True if the account can sign in with a password.
+fn has_other_way(tx: &Connection, collection: &Collection, id: &str) -> Result<bool> {
+    let secrets = account::secrets(tx, collection, id)?;
+    let has_password = secrets.is_some_and(|it| it.password_hash.is_some());
+    Ok(has_password && collection.auth.has_passwords())
+}
+
+/// The account that a caller is signed in as.
+pub fn signed_in_account(identity: &Identity) -> Option<&User> {
+    match identity {
+        Identity::User(user) => Some(user),
+        _ => None,
+    }
+}
