@@ -12,14 +12,13 @@ use super::admins::session as admin_session;
 use super::answer::{json_response, no_store};
 use super::call::{Call, credentials};
 use super::oauth;
-use super::parameters::parameter;
 use super::records;
+use super::sign_in::{is_admins, realm, session_json, shape};
 use crate::base::error::{Error, FieldError, FieldErrors, Kind, Result};
 use crate::base::{crypto, ids};
 use crate::model::auth::account_changes::{AccountMail, Confirmation, Purpose};
 use crate::model::auth::accounts::{AccountSession, LogIn, Realm};
 use crate::model::auth::admins;
-use crate::model::collections::SUPERUSERS;
 use crate::model::records::Shape;
 use crate::model::rules::{Identity, User};
 use crate::net::http::Response;
@@ -314,16 +313,6 @@ pub fn methods(call: &Call<'_>) -> Result<Response> {
     Ok(json_response(200, &body))
 }
 
-/// The auth collection that the path names, or the default one.
-pub fn realm(call: &Call<'_>) -> Result<Realm> {
-    let collection = call.optional_param("collection");
-    call.app.auth.realm(call.database, collection)
-}
-
-pub fn is_admins(call: &Call<'_>) -> bool {
-    call.optional_param("collection") == Some(SUPERUSERS)
-}
-
 /// The signed-in account and its realm. An error if the path names another collection.
 fn own(call: &Call<'_>) -> Result<(Realm, Arc<User>)> {
     let Identity::User(user) = &call.identity else {
@@ -372,28 +361,7 @@ fn send_mail(call: &Call<'_>, wanted: AccountMail) -> Result<Response> {
     Ok(Response::empty(204))
 }
 
-/// The fields and expansions of the record. PocketBase's clients name the fields `record.NAME`.
-pub fn shape(call: &Call<'_>) -> Result<Shape> {
-    let pairs = call.query()?;
-    let fields = parameter(&pairs, "fields").unwrap_or_default();
-    let fields: Vec<&str> = fields
-        .split(',')
-        .map(str::trim)
-        .filter(|field| !matches!(*field, "*" | "token" | "record" | "user"))
-        .map(|field| field.strip_prefix("record.").unwrap_or(field))
-        .collect();
-    Shape::parse(Some(&fields.join(",")), parameter(&pairs, "expand"))
-}
-
 /// A token and the record, whose JSON is copied without parsing it.
 fn session(name: &str, session: &AccountSession) -> Result<Response> {
     Ok(no_store(Response::json(200, session_json(name, session))))
-}
-
-pub fn session_json(name: &str, session: &AccountSession) -> Vec<u8> {
-    let token = json!(session.token);
-    let mut body = format!("{{\"token\":{token},\"{name}\":").into_bytes();
-    body.extend_from_slice(&session.record);
-    body.push(b'}');
-    body
 }

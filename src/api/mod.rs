@@ -58,6 +58,7 @@ mod request_log;
 mod routes;
 mod sdk;
 pub mod settings;
+mod sign_in;
 mod socket;
 mod sql;
 mod stats;

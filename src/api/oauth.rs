@@ -1,25 +1,23 @@
-//! Signing in with a provider, as PocketBase's clients do it: the list of pages, the code that an
-//! application exchanges for a token, and the page to which providers lead back.
+//! Signing in with a provider, as PocketBase's clients do it: the list of pages, and the code that
+//! an application exchanges for a token.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Deserialize;
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
-use super::accounts::{is_admins, realm, session_json, shape};
-use super::answer::{json_response, no_store};
+use super::answer::json_response;
 use super::call::{Call, credentials};
-use super::oauth_redirect;
-use super::parameters::parameter;
-use crate::base::error::{Error, FieldError, FieldErrors, Kind, Result};
+use super::sign_in::{is_admins, realm, require, shape, with_meta};
+use crate::base::error::{Error, Kind, Result};
 use crate::base::log;
-use crate::model::auth::accounts::{AccountSession, Realm};
+use crate::model::auth::accounts::Realm;
 use crate::model::auth::provider_sign_in::{ProviderAccount, signed_in_account};
 use crate::model::providers::{PRESETS, ProviderSettings, ProviderUser};
 use crate::model::records::{Draft, RawBody, Scope};
 use crate::model::rules::Identity;
-use crate::net::http::{Method, Response};
-use crate::services::oauth::{Grant, Page, Tickets, no_provider};
+use crate::net::http::Response;
+use crate::services::oauth::{Grant, Page, no_provider};
 
 /// Parts of a profile, and the attribute of `mappedFields` that names the field of each.
 const PARTS: [&str; 4] = ["id", "name", "username", "avatarURL"];
@@ -129,25 +127,6 @@ fn not_allowed() -> Error {
         Kind::Forbidden,
         "The collection is not configured to allow OAuth2 authentication.",
     )
-}
-
-/// Refuses blank values, all at once.
-pub fn require(values: &[(&str, &str)]) -> Result<()> {
-    let blank = values.iter().filter(|(_, value)| value.is_empty());
-    let errors: FieldErrors = blank
-        .map(|(name, _)| {
-            let error = FieldError::new("validation_required", "Cannot be blank.");
-            ((*name).to_owned(), error)
-        })
-        .collect();
-    match errors.is_empty() {
-        true => Ok(()),
-        false => {
-            let names: Vec<&str> = errors.keys().map(String::as_str).collect();
-            let message = format!("Missing: {}.", names.join(", "));
-            Err(Error::fields(message, errors))
-        }
-    }
 }
 
 /// A provider of a collection.
@@ -267,92 +246,4 @@ fn draft(
     let mut draft = Draft::create(scope, &realm.collection, &body, &hash)?;
     draft.sign_in_with_provider(&realm.collection, user.is_verified && is_its);
     Ok(draft)
-}
-
-/// A token, its account, and what the provider says.
-pub fn with_meta(name: &str, session: &AccountSession, meta: &Map<String, Value>) -> Response {
-    let mut body = session_json(name, session);
-    body.pop();
-    body.extend_from_slice(b",\"meta\":");
-    body.extend_from_slice(json!(meta).to_string().as_bytes());
-    body.push(b'}');
-    no_store(Response::json(200, body))
-}
-
-/// The values with which a provider leads a browser back.
-#[derive(Default, Deserialize)]
-pub struct Returned {
-    #[serde(default)]
-    pub state: String,
-    #[serde(default)]
-    pub code: String,
-    #[serde(default)]
-    pub error: String,
-    /// The name of a user of Apple.
-    #[serde(default)]
-    pub user: String,
-    /// The issuer, by which a browser of one provider is told from that of another (RFC 9207).
-    #[serde(default)]
-    pub iss: String,
-}
-
-impl Returned {
-    fn read(call: &Call<'_>) -> Result<Returned> {
-        if call.request.method == Method::Post {
-            return call.body();
-        }
-        let pairs = call.query()?;
-        let text = |name: &str| parameter(&pairs, name).unwrap_or_default().to_owned();
-        Ok(Returned {
-            state: text("state"),
-            code: text("code"),
-            error: text("error"),
-            user: String::new(),
-            iss: text("iss"),
-        })
-    }
-}
-
-/// Where providers lead browsers back to. The state is the name of the client of server-sent events
-/// that waits for the code.
-pub fn redirect(call: &Call<'_>) -> Result<Response> {
-    let returned = Returned::read(call)?;
-    if Tickets::is_state(&returned.state) {
-        return oauth_redirect::finish(call, &returned);
-    }
-    let mut message = json!({"state": returned.state, "code": returned.code});
-    if !returned.error.is_empty() {
-        message["error"] = json!(returned.error);
-    }
-    let is_told = !returned.state.is_empty()
-        && call
-            .app
-            .realtime
-            .tell_sign_in(&returned.state, call.database, &message.to_string())?;
-    if is_told {
-        call.app.oauth.remember_name(&returned.code, &returned.user);
-    }
-    Ok(
-        match is_told && returned.error.is_empty() && !returned.code.is_empty() {
-            true => page(200, "You are signed in. You can close this window."),
-            false => page(400, "The sign-in failed. Close this window and try again."),
-        },
-    )
-}
-
-/// A page with one sentence, which loads nothing.
-pub fn page(status: u16, sentence: &str) -> Response {
-    let html = format!(
-        "<!doctype html><html lang=\"en\"><meta charset=\"utf-8\">\
-         <meta name=\"viewport\" content=\"width=device-width\"><title>Sign-in</title>\
-         <p>{sentence}</p></html>"
-    );
-    Response::with_body(status, "text/html; charset=utf-8", html.into_bytes())
-        .with_header(
-            "Content-Security-Policy",
-            "default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
-        )
-        .with_header("Referrer-Policy", "no-referrer")
-        .with_header("X-Frame-Options", "DENY")
-        .with_header("Cache-Control", "no-store")
 }

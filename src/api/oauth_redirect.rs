@@ -1,16 +1,18 @@
-//! Signing in with a provider by plain redirects, for applications without an SDK.
+//! The page to which providers lead back, and signing in with a provider by plain redirects, for
+//! applications without an SDK.
 //!
 //! The application sends the browser to [`begin`], from where it goes to the provider, back to this
 //! server, and to a URL of the application that the collection lists. That URL gets a code, which
-//! the application exchanges for a token in [`exchange`]. A ticket in a cookie ties all of it to one
-//! browser, provider and collection; the challenge of PKCE ties the code to the application.
+//! the application exchanges for a token in [`exchange`]. A ticket in a cookie ties all of it to
+//! one browser, provider and collection; the challenge of PKCE ties the code to the application.
 
 use serde::Deserialize;
+use serde_json::json;
 
-use super::accounts::{realm, shape};
 use super::call::Call;
-use super::oauth::{Returned, account, page, provider, require, with_meta};
+use super::oauth::{account, provider};
 use super::parameters::parameter;
+use super::sign_in::{realm, require, shape, with_meta};
 use crate::base::clock;
 use crate::base::error::{Error, Result};
 use crate::model::auth::accounts::Realm;
@@ -94,7 +96,7 @@ pub fn begin(call: &Call<'_>) -> Result<Response> {
 }
 
 /// The provider has led the browser back.
-pub fn finish(call: &Call<'_>, returned: &Returned) -> Result<Response> {
+fn finish(call: &Call<'_>, returned: &Returned) -> Result<Response> {
     if call.request.method == Method::Post {
         return Ok(again_as_get(call, returned));
     }
@@ -186,7 +188,7 @@ fn for_application(user: ProviderUser) -> ProviderUser {
         id: cut(&user.id),
         email: cut(&user.email),
         picture: cut(&user.picture),
-        raw: serde_json::json!({}),
+        raw: json!({}),
         access_token: String::new(),
         refresh_token: String::new(),
         expiry: String::new(),
@@ -231,8 +233,8 @@ fn ticket(call: &Call<'_>, state: &str) -> Option<Ticket> {
     call.app.oauth.use_state(state).then_some(ticket)
 }
 
-/// A form comes from the page of the provider, and browsers send no cookie with it. They do with the
-/// request that follows.
+/// A form comes from the page of the provider, and browsers send no cookie with it. They do so with
+/// the request that follows.
 fn again_as_get(call: &Call<'_>, returned: &Returned) -> Response {
     call.app.oauth.remember_name(&returned.code, &returned.user);
     let mut parameters = vec![("state", returned.state.as_str())];
@@ -268,4 +270,82 @@ fn set_cookie(call: &Call<'_>, state: &str, value: &str, seconds: i64) -> String
         false => "",
     };
     format!("{name}={value}; Path={PATH}; Max-Age={seconds}; HttpOnly; SameSite=Lax{secure}")
+}
+
+/// The values with which a provider leads a browser back.
+#[derive(Default, Deserialize)]
+struct Returned {
+    #[serde(default)]
+    state: String,
+    #[serde(default)]
+    code: String,
+    #[serde(default)]
+    error: String,
+    /// The name of a user of Apple.
+    #[serde(default)]
+    user: String,
+    /// The issuer, by which a browser of one provider is told from that of another (RFC 9207).
+    #[serde(default)]
+    iss: String,
+}
+
+impl Returned {
+    fn read(call: &Call<'_>) -> Result<Returned> {
+        if call.request.method == Method::Post {
+            return call.body();
+        }
+        let pairs = call.query()?;
+        let text = |name: &str| parameter(&pairs, name).unwrap_or_default().to_owned();
+        Ok(Returned {
+            state: text("state"),
+            code: text("code"),
+            error: text("error"),
+            user: String::new(),
+            iss: text("iss"),
+        })
+    }
+}
+
+/// Where providers lead browsers back to. The state is the name of the client of server-sent events
+/// that waits for the code.
+pub fn redirect(call: &Call<'_>) -> Result<Response> {
+    let returned = Returned::read(call)?;
+    if Tickets::is_state(&returned.state) {
+        return finish(call, &returned);
+    }
+    let mut message = json!({"state": returned.state, "code": returned.code});
+    if !returned.error.is_empty() {
+        message["error"] = json!(returned.error);
+    }
+    let is_told = !returned.state.is_empty()
+        && call
+            .app
+            .realtime
+            .tell_sign_in(&returned.state, call.database, &message.to_string())?;
+    if is_told {
+        call.app.oauth.remember_name(&returned.code, &returned.user);
+    }
+    Ok(
+        match is_told && returned.error.is_empty() && !returned.code.is_empty() {
+            true => page(200, "You are signed in. You can close this window."),
+            false => page(400, "The sign-in failed. Close this window and try again."),
+        },
+    )
+}
+
+/// A page with one sentence, which loads nothing.
+fn page(status: u16, sentence: &str) -> Response {
+    let html = format!(
+        "<!doctype html><html lang=\"en\"><meta charset=\"utf-8\">\
+         <meta name=\"viewport\" content=\"width=device-width\"><title>Sign-in</title>\
+         <p>{sentence}</p></html>"
+    );
+    Response::with_body(status, "text/html; charset=utf-8", html.into_bytes())
+        .with_header(
+            "Content-Security-Policy",
+            "default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+        )
+        .with_header("Referrer-Policy", "no-referrer")
+        .with_header("X-Frame-Options", "DENY")
+        .with_header("Cache-Control", "no-store")
 }

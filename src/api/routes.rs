@@ -248,8 +248,8 @@ pub const ROUTES: [Route; 151] = {
         small(route(Post,   "/api/auth/code",                          Public,  Database, Refuse, oauth_redirect::exchange)),
         route(Get,    "/api/collections/{collection}/auth-with-oauth2/{provider}", Public, Database, Refuse, oauth_redirect::begin),
         small(route(Post,   "/api/collections/{collection}/auth-with-code", Public, Database, Refuse, oauth_redirect::exchange)),
-        route(Get,    "/api/oauth2-redirect",                          Public,  Database, Own,    oauth::redirect),
-        small(route(Post,   "/api/oauth2-redirect",                    Public,  Database, Own,    oauth::redirect)),
+        route(Get,    "/api/oauth2-redirect",                          Public,  Database, Own,    oauth_redirect::redirect),
+        small(route(Post,   "/api/oauth2-redirect",                    Public,  Database, Own,    oauth_redirect::redirect)),
 
         with_files(Batch, route(Post,   "/api/batch",                                    Rules,  Database, Refuse, batch::run)),
 

@@ -11,13 +11,8 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Map, Value};
 
-use super::accounts::{AccountSession, Realm};
-use super::authentication::Auth;
-use crate::base::error::{Error, Result};
+use crate::base::crypto;
 use crate::base::threads::lock;
-use crate::base::{crypto, ids};
-use crate::model::records::Shape;
-use crate::store::db::QueryCaller;
 
 const CODE_LIFE: Duration = Duration::from_secs(60);
 const CODES_MAX: usize = 4000;
@@ -26,14 +21,15 @@ type Hash = [u8; 32];
 
 /// The sign-in that a code is for.
 #[derive(Clone)]
-struct SignIn {
-    database: String,
-    collection: String,
-    account: String,
+pub struct SignIn {
+    pub database: String,
+    /// The ids of the collection and of the account.
+    pub collection: String,
+    pub account: String,
     /// The key of the account's tokens when it signed in.
-    key: String,
-    challenge: String,
-    meta: Map<String, Value>,
+    pub key: String,
+    pub challenge: String,
+    pub meta: Map<String, Value>,
 }
 
 /// Invariant: `sign_ins` has only hashes that are in `order`.
@@ -47,7 +43,7 @@ struct Codes {
 pub struct OneTimeCodes(Mutex<Codes>);
 
 impl OneTimeCodes {
-    fn add(&self, code: &str, sign_in: SignIn, now: Instant) {
+    pub fn add(&self, code: &str, sign_in: SignIn, now: Instant) {
         let hash = crypto::sha256(code.as_bytes());
         let mut codes = lock(&self.0);
         codes.forget(now, CODES_MAX - 1);
@@ -55,7 +51,8 @@ impl OneTimeCodes {
         codes.order.push_back((now, hash));
     }
 
-    fn take(&self, code: &str, now: Instant) -> Option<SignIn> {
+    /// The sign-in of a code, which is used up.
+    pub fn take(&self, code: &str, now: Instant) -> Option<SignIn> {
         let mut codes = lock(&self.0);
         codes.forget(now, CODES_MAX);
         codes.sign_ins.remove(&crypto::sha256(code.as_bytes()))
@@ -72,64 +69,6 @@ impl Codes {
             self.sign_ins.remove(&hash);
         }
     }
-}
-
-impl Auth {
-    /// A code for an account that has signed in. `challenge` is that of the application, and `meta`
-    /// is returned with the token.
-    pub fn one_time_code(
-        &self,
-        realm: &Realm,
-        account: &str,
-        challenge: &str,
-        meta: Map<String, Value>,
-    ) -> Result<String> {
-        let secrets = realm.secrets(account)?.ok_or_else(wrong_code)?;
-        let code = crypto::base64url(&ids::random_bytes::<32>()?);
-        let sign_in = SignIn {
-            database: realm.name.clone(),
-            collection: realm.collection.id.clone(),
-            account: account.to_owned(),
-            key: self.account_key(realm, &secrets),
-            challenge: challenge.to_owned(),
-            meta,
-        };
-        self.codes.add(&code, sign_in, Instant::now());
-        Ok(code)
-    }
-
-    /// Exchanges a code for a token. The code is used up, also by a failure.
-    pub fn exchange_code(
-        &self,
-        realm: &Realm,
-        code: &str,
-        verifier: &str,
-        shape: &Shape,
-        asker: QueryCaller<'_>,
-    ) -> Result<(AccountSession, Map<String, Value>)> {
-        let found = self.codes.take(code, Instant::now());
-        let challenge = crypto::base64url(&crypto::sha256(verifier.as_bytes()));
-        let is_its = |it: &SignIn| {
-            it.database == realm.name
-                && it.collection == realm.collection.id
-                && it.challenge == challenge
-        };
-        let found = found.filter(is_its).ok_or_else(wrong_code)?;
-        let secrets = realm.secrets(&found.account)?.ok_or_else(wrong_code)?;
-        if self.account_key(realm, &secrets) != found.key {
-            return Err(wrong_code());
-        }
-        let session = self.provider_session(realm, &found.account, shape, asker)?;
-        Ok((session, found.meta))
-    }
-}
-
-fn wrong_code() -> Error {
-    Error::field(
-        "code",
-        "validation_invalid_code",
-        "The code is wrong, was already used or has expired; start the sign-in again.",
-    )
 }
 
 #[cfg(test)]

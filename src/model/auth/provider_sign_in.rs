@@ -8,14 +8,18 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Instant;
 
 use rusqlite::Connection;
+use serde_json::{Map, Value};
 
 use super::accounts::{AccountSession, Realm};
 use super::authentication::{Auth, wrong_token};
+use super::one_time_codes::SignIn;
 use super::throttle::CountedAttempt;
 use crate::base::budget::Payer;
 use crate::base::error::{Error, Kind, Result};
+use crate::base::{crypto, ids};
 use crate::model::collections::Collection;
 use crate::model::providers::ProviderUser;
 use crate::model::records;
@@ -152,6 +156,62 @@ impl Auth {
             unlink(tx, &collection, &id, &link).map(drop)
         })
     }
+
+    /// A code for an account that has signed in. `challenge` is that of the application, and `meta`
+    /// is returned with the token.
+    pub fn one_time_code(
+        &self,
+        realm: &Realm,
+        account: &str,
+        challenge: &str,
+        meta: Map<String, Value>,
+    ) -> Result<String> {
+        let secrets = realm.secrets(account)?.ok_or_else(wrong_code)?;
+        let code = crypto::base64url(&ids::random_bytes::<32>()?);
+        let sign_in = SignIn {
+            database: realm.name.clone(),
+            collection: realm.collection.id.clone(),
+            account: account.to_owned(),
+            key: self.account_key(realm, &secrets),
+            challenge: challenge.to_owned(),
+            meta,
+        };
+        self.codes.add(&code, sign_in, Instant::now());
+        Ok(code)
+    }
+
+    /// Exchanges a code for a token. The code is used up, also by a failure.
+    pub fn exchange_code(
+        &self,
+        realm: &Realm,
+        code: &str,
+        verifier: &str,
+        shape: &Shape,
+        asker: QueryCaller<'_>,
+    ) -> Result<(AccountSession, Map<String, Value>)> {
+        let found = self.codes.take(code, Instant::now());
+        let challenge = crypto::base64url(&crypto::sha256(verifier.as_bytes()));
+        let is_its = |it: &SignIn| {
+            it.database == realm.name
+                && it.collection == realm.collection.id
+                && it.challenge == challenge
+        };
+        let found = found.filter(is_its).ok_or_else(wrong_code)?;
+        let secrets = realm.secrets(&found.account)?.ok_or_else(wrong_code)?;
+        if self.account_key(realm, &secrets) != found.key {
+            return Err(wrong_code());
+        }
+        let session = self.provider_session(realm, &found.account, shape, asker)?;
+        Ok((session, found.meta))
+    }
+}
+
+fn wrong_code() -> Error {
+    Error::field(
+        "code",
+        "validation_invalid_code",
+        "The code is wrong, was already used or has expired; start the sign-in again.",
+    )
 }
 
 /// The account of a user of a provider, if there is one.

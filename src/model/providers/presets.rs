@@ -260,7 +260,7 @@ pub const PRESETS: [Preset; 32] = [
     },
     Preset {
         name: "vk",
-        display_name: "ВКонтакте",
+        display_name: "\u{412}\u{41a}\u{43e}\u{43d}\u{442}\u{430}\u{43a}\u{442}\u{435}",
         auth_url: "https://oauth.vk.com/authorize",
         token_url: "https://oauth.vk.com/access_token",
         user_url: "https://api.vk.com/method/users.get?fields=photo_max,screen_name&v=5.131",

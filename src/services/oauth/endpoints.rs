@@ -8,7 +8,7 @@ use super::fetch::{Deadline, Fetcher, unavailable};
 use crate::base::error::{Error, Result};
 use crate::model::providers::ProviderSettings;
 
-/// What an issuer says of itself.
+/// The discovery document of an issuer.
 pub struct Discovery {
     issuer: String,
     page: String,

@@ -8,8 +8,8 @@
 //! nonce of id tokens follows from the verifier of that challenge, so a code is worthless without
 //! the verifier of the sign-in that it is for. A code is exchanged once.
 //!
-//! [`fetch`] asks providers, [`endpoints`] finds their URLs, [`cache`] keeps documents, [`id_token`]
-//! verifies, [`profile`] reads answers, [`secrets`] has the secrets of clients. [`ticket`] keeps
+//! [`fetch`] asks providers, [`endpoints`] finds their URLs, [`cache`] keeps documents,
+//! [`id_token`] verifies, [`profile`] reads answers, [`secrets`] has the secrets of clients. [`ticket`] keeps
 //! the sign-in of an application without an SDK.
 
 use std::collections::HashMap;
