@@ -19,7 +19,6 @@ use crate::base::{crypto, ids};
 use crate::model::auth::account_changes::{AccountMail, Confirmation, Purpose};
 use crate::model::auth::accounts::{AccountSession, LogIn, Realm};
 use crate::model::auth::admins;
-use crate::model::records::Shape;
 use crate::model::rules::{Identity, User};
 use crate::net::http::Response;
 
