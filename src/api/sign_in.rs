@@ -1,4 +1,4 @@
-//! Shared by the handlers that sign accounts in: the collection of the path, and the form of answers.
+//! Shared by the handlers that sign accounts in: the collection of the path, the form of answers.
 
 use serde_json::{Map, Value, json};
 

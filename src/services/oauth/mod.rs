@@ -9,8 +9,8 @@
 //! the verifier of the sign-in that it is for. A code is exchanged once.
 //!
 //! [`fetch`] asks providers, [`endpoints`] finds their URLs, [`cache`] keeps documents,
-//! [`id_token`] verifies, [`profile`] reads answers, [`secrets`] has the secrets of clients. [`ticket`] keeps
-//! the sign-in of an application without an SDK.
+//! [`id_token`] verifies, [`profile`] reads answers, [`secrets`] has the secrets of clients.
+//! [`ticket`] keeps the sign-in of an application without an SDK.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
