@@ -4,9 +4,9 @@
 //! query strings, headers with credentials or bodies, so no tokens; of a path with a token in it,
 //! it holds the pattern.
 
-use std::collections::VecDeque;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -22,10 +22,15 @@ const TEXT_BYTES_MAX: usize = 300;
 /// Levels of PocketBase: information, warning, error.
 const LEVELS: [i64; 3] = [0, 4, 8];
 
-/// The last requests, oldest first.
-#[derive(Default)]
-pub struct RequestLog(Mutex<VecDeque<LoggedRequest>>);
+/// The last requests. The slots are used in turns, each with the memory of its last text, so that a
+/// request waits for no other and allocates nothing.
+pub struct RequestLog {
+    slots: Box<[Mutex<LoggedRequest>]>,
+    /// Requests so far; the next one takes the slot of this number modulo [`REQUESTS_MAX`].
+    count: AtomicUsize,
+}
 
+/// A slot; one without an id is empty.
 #[derive(Clone)]
 struct LoggedRequest {
     id: String,
@@ -39,6 +44,28 @@ struct LoggedRequest {
     user_agent: String,
 }
 
+impl Default for RequestLog {
+    fn default() -> RequestLog {
+        let empty = LoggedRequest {
+            id: String::new(),
+            created_ms: 0,
+            method: Method::Get,
+            path: String::new(),
+            status: 0,
+            took: Duration::ZERO,
+            peer: IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+            client: IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+            user_agent: String::new(),
+        };
+        RequestLog {
+            slots: (0..REQUESTS_MAX)
+                .map(|_| Mutex::new(empty.clone()))
+                .collect(),
+            count: AtomicUsize::new(0),
+        }
+    }
+}
+
 impl RequestLog {
     /// Adds a request. `pattern` replaces a path that must not be kept.
     pub fn add(
@@ -49,22 +76,18 @@ impl RequestLog {
         took: Duration,
         client: IpAddr,
     ) {
-        let logged = LoggedRequest {
-            id: request.id.as_str().to_owned(),
-            created_ms: clock::now_ms(),
-            method: request.method,
-            path: shortened(pattern.unwrap_or(&request.path)),
-            status,
-            took,
-            peer: request.peer.ip().to_canonical(),
-            client,
-            user_agent: shortened(request.header("User-Agent").unwrap_or_default()),
-        };
-        let mut ring = lock(&self.0);
-        if ring.len() >= REQUESTS_MAX {
-            ring.pop_front();
-        }
-        ring.push_back(logged);
+        let at = self.count.fetch_add(1, Ordering::Relaxed) % REQUESTS_MAX;
+        let mut slot = lock(&self.slots[at]);
+        replace(&mut slot.id, request.id.as_str());
+        replace(&mut slot.path, pattern.unwrap_or(&request.path));
+        let user_agent = request.header("User-Agent").unwrap_or_default();
+        replace(&mut slot.user_agent, user_agent);
+        slot.created_ms = clock::now_ms();
+        slot.method = request.method;
+        slot.status = status;
+        slot.took = took;
+        slot.peer = request.peer.ip().to_canonical();
+        slot.client = client;
     }
 
     /// Forgets all requests.
@@ -74,8 +97,12 @@ impl RequestLog {
 
     /// The requests as PocketBase shows them, newest first.
     pub fn entries(&self) -> Vec<Value> {
-        let kept: Vec<LoggedRequest> = lock(&self.0).iter().rev().cloned().collect();
-        kept.iter().map(LoggedRequest::to_json).collect()
+        let next = self.count.load(Ordering::Relaxed) % REQUESTS_MAX;
+        let (newer, older) = self.slots.split_at(next);
+        let newest_first = newer.iter().rev().chain(older.iter().rev());
+        let kept = newest_first.map(|slot| lock(slot).clone());
+        let is_used = |slot: &LoggedRequest| !slot.id.is_empty();
+        kept.filter(is_used).map(|slot| slot.to_json()).collect()
     }
 }
 
@@ -107,8 +134,10 @@ impl LoggedRequest {
     }
 }
 
-fn shortened(text: &str) -> String {
-    let end = (0..=TEXT_BYTES_MAX.min(text.len())).rev();
-    let end = end.into_iter().find(|at| text.is_char_boundary(*at));
-    text[..end.unwrap_or(0)].to_owned()
+/// Replaces a text by at most [`TEXT_BYTES_MAX`] bytes of another.
+fn replace(text: &mut String, by: &str) {
+    text.clear();
+    let mut ends = (0..=TEXT_BYTES_MAX.min(by.len())).rev();
+    let end = ends.find(|at| by.is_char_boundary(*at));
+    text.push_str(&by[..end.unwrap_or(0)]);
 }

@@ -117,16 +117,24 @@ pub fn write_text(text: &[u8], out: &mut Vec<u8>) {
     }
 }
 
-/// True if the string is ASCII without characters that JSON escapes. Each piece is checked without
-/// a branch per byte.
+/// True if the string is ASCII without characters that JSON escapes. Eight bytes are checked at a
+/// time, as in Daniel Lemire, "Quickly checking whether a string needs escaping" (2024).
 fn is_plain(text: &[u8]) -> bool {
-    const PIECE_BYTES: usize = 128;
-    let is_plain = |byte: u8| (b' '..=b'~').contains(&byte) & (byte != b'"') & (byte != b'\\');
-    let is_plain_piece = |piece: &[u8]| {
-        let bytes = piece.iter();
-        bytes.fold(true, |so_far, byte| so_far & is_plain(*byte))
-    };
-    text.chunks(PIECE_BYTES).all(is_plain_piece)
+    let (words, rest) = text.as_chunks::<8>();
+    let mut last = [b' '; 8];
+    last[..rest.len()].copy_from_slice(rest);
+    words.iter().chain([&last]).all(|word| is_plain_word(*word))
+}
+
+/// [`is_plain`] of eight bytes. The highest bit of a byte of each term is set if that byte is not
+/// ASCII, a control character, a quote or a backslash. A borrow from a lower byte sets it only if
+/// the lower byte is one of those.
+fn is_plain_word(word: [u8; 8]) -> bool {
+    const EACH: u64 = 0x0101_0101_0101_0101;
+    let word = u64::from_le_bytes(word);
+    let equal = |byte: u8| (word ^ (EACH * u64::from(byte))).wrapping_sub(EACH);
+    let control = word.wrapping_sub(EACH * u64::from(b' '));
+    (word | control | equal(b'"') | equal(b'\\')) & (EACH * 0x80) == 0
 }
 
 /// Writes a value whose form in JSON cannot fail, such as a number.

@@ -62,12 +62,7 @@ fn read_list(
     let plan = scope.plan(collection, shape, &RecordKey::Rowid, &grant.unconditional())?;
     let mut out = Vec::with_capacity(512 * (rowids.len() + 1));
     list.page.open_envelope(total, &mut out);
-    for (at, rowid) in rowids.iter().enumerate() {
-        if at > 0 {
-            out.push(b',');
-        }
-        plan.write(connection, rowid, &mut out)?;
-    }
+    plan.write_records(connection, &rowids, &mut out)?;
     out.extend_from_slice(b"]}");
     Ok(out)
 }

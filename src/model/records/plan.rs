@@ -128,6 +128,33 @@ impl Plan {
         self.write_by(connection, std::iter::once(key), out, None)
     }
 
+    /// Writes the records of these rowids in a plan by rowid, with commas between them. One
+    /// statement reads them all.
+    pub fn write_records(
+        &self,
+        connection: &Connection,
+        rowids: &[i64],
+        out: &mut Vec<u8>,
+    ) -> Result<()> {
+        let mut statement = connection.prepare_cached(&self.sql)?;
+        for (at, param) in self.params.iter().enumerate() {
+            statement.raw_bind_parameter(at + 2, param)?;
+        }
+        let start = out.len();
+        for rowid in rowids {
+            self.limits.count_lookup()?;
+            self.limits.reach(out.len())?;
+            statement.raw_bind_parameter(1, rowid)?;
+            let mut rows = statement.raw_query();
+            let Some(row) = rows.next()? else { continue };
+            if out.len() > start {
+                out.push(b',');
+            }
+            self.write_row(connection, row, out)?;
+        }
+        Ok(())
+    }
+
     /// Returns the record with this key and its `updated`; none if it does not exist or the caller
     /// may not see it.
     pub fn read<'a>(
