@@ -1,7 +1,8 @@
-//! Compresses the files of the dashboard into the program.
+//! Compresses the files of the dashboard and the JavaScript client into the program.
 //!
-//! Writes `assets.rs` into `OUT_DIR`: `ASSETS`, sorted by path, and `REVISION`, a digest of all
-//! files, which is part of their addresses, so that browsers can keep them for ever.
+//! Writes into `OUT_DIR`: `assets.rs` with `ASSETS`, sorted by path, and `REVISION`, a digest of all
+//! files, which is part of their addresses, so that browsers can keep them for ever; and `sdk.rs`
+//! with `SDK`, the client as one module, and its digest `SDK_REVISION`.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -11,6 +12,11 @@ use std::{env, fs, io};
 
 use flate2::Compression;
 use flate2::write::GzEncoder;
+
+#[path = "../sdk/js/join.rs"]
+mod join;
+
+const JAVASCRIPT: &str = "text/javascript; charset=utf-8";
 
 /// The folders whose files are served.
 const FOLDERS: [&str; 5] = ["ui/app", "ui/parts", "ui/screens", "ui/style", "ui/vendor"];
@@ -33,18 +39,33 @@ fn main() -> io::Result<()> {
         let Some(media_type) = media_type(path) else {
             continue;
         };
-        let name = format!("{number}.gz");
-        let mut encoder = GzEncoder::new(Vec::new(), Compression::best());
-        encoder.write_all(bytes)?;
-        fs::write(out.join(&name), encoder.finish()?)?;
-        let _ = writeln!(
-            code,
-            "    Asset {{ path: {path:?}, media_type: {media_type:?}, gzip: \
-             include_bytes!(concat!(env!(\"OUT_DIR\"), \"/{name}\")) }},"
-        );
+        let asset = asset(&out, &format!("{number}.gz"), path, media_type, bytes)?;
+        let _ = writeln!(code, "    {asset},");
     }
     code.push_str("];\n");
-    fs::write(out.join("assets.rs"), code)
+    fs::write(out.join("assets.rs"), code)?;
+    write_sdk(&root, &out)
+}
+
+fn write_sdk(root: &Path, out: &Path) -> io::Result<()> {
+    let folder = root.join("sdk/js/src");
+    println!("cargo::rerun-if-changed=sdk/js/src");
+    let module = join::join(&folder)?.into_bytes();
+    let asset = asset(out, "sdk.gz", "sdk.js", JAVASCRIPT, &module)?;
+    let revision = digest(&BTreeMap::from([("sdk.js".to_owned(), module)]));
+    let code = format!("const SDK: Asset = {asset};\nconst SDK_REVISION: &str = \"{revision}\";\n");
+    fs::write(out.join("sdk.rs"), code)
+}
+
+/// Compresses a file to `name` in `out`. Returns the expression of its `Asset`.
+fn asset(out: &Path, name: &str, path: &str, media_type: &str, bytes: &[u8]) -> io::Result<String> {
+    let mut encoder = GzEncoder::new(Vec::new(), Compression::best());
+    encoder.write_all(bytes)?;
+    fs::write(out.join(name), encoder.finish()?)?;
+    Ok(format!(
+        "Asset {{ path: {path:?}, media_type: {media_type:?}, gzip: \
+         include_bytes!(concat!(env!(\"OUT_DIR\"), \"/{name}\")) }}"
+    ))
 }
 
 /// Adds the files of a folder and its subfolders that have a media type.
@@ -72,7 +93,7 @@ fn collect(root: &Path, folder: &Path, files: &mut BTreeMap<String, Vec<u8>>) ->
 fn media_type(path: &str) -> Option<&'static str> {
     match path.rsplit_once('.')?.1 {
         "html" => Some("text/html; charset=utf-8"),
-        "js" => Some("text/javascript; charset=utf-8"),
+        "js" => Some(JAVASCRIPT),
         "css" => Some("text/css; charset=utf-8"),
         "svg" => Some("image/svg+xml"),
         _ => None,

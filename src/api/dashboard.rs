@@ -4,17 +4,10 @@
 //! are cached for ever. The page may load from this server only and runs no inline script or style.
 
 use super::answer::no_path;
+use super::asset::Asset;
 use super::call::Call;
 use crate::base::error::{Error, Result};
-use crate::net::http::{Response, gzip, range};
-
-/// A file of the dashboard.
-struct Asset {
-    /// Below the root of the source.
-    path: &'static str,
-    media_type: &'static str,
-    gzip: &'static [u8],
-}
+use crate::net::http::{Response, range};
 
 include!(concat!(env!("OUT_DIR"), "/assets.rs"));
 
@@ -68,7 +61,8 @@ fn redirect() -> Response {
 }
 
 fn page(call: &Call<'_>) -> Result<Response> {
-    Ok(encoded(call, find(PAGE)?)?
+    Ok(find(PAGE)?
+        .response(call)?
         .with_header("Cache-Control", "no-cache")
         .with_header("Content-Security-Policy", POLICY)
         .with_header("Referrer-Policy", "no-referrer")
@@ -80,23 +74,12 @@ fn file(call: &Call<'_>, path: &str) -> Result<Response> {
     let known = call.request.header("If-None-Match");
     let response = match range::is_match(known, REVISION) {
         true => Response::empty(304),
-        false => encoded(call, find(path)?)?,
+        false => find(path)?.response(call)?,
     };
     Ok(response
         .with_header("ETag", format!("\"{REVISION}\""))
         .with_header("Cache-Control", "public, max-age=31536000, immutable")
         .quietly())
-}
-
-/// The file as it is stored, or decompressed for a client that does not accept gzip.
-fn encoded(call: &Call<'_>, asset: &Asset) -> Result<Response> {
-    let accept = call.request.header("Accept-Encoding").unwrap_or_default();
-    let response = match gzip::is_accepted(accept) {
-        true => Response::with_body(200, asset.media_type, asset.gzip.to_vec())
-            .with_header("Content-Encoding", "gzip"),
-        false => Response::with_body(200, asset.media_type, gzip::decompress(asset.gzip)?),
-    };
-    Ok(response.with_header("Vary", "Accept-Encoding"))
 }
 
 fn find(path: &str) -> Result<&'static Asset> {

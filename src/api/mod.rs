@@ -24,6 +24,7 @@ use crate::store::db;
 mod accounts;
 mod admins;
 mod answer;
+mod asset;
 mod backups;
 mod batch;
 mod body;
