@@ -92,7 +92,7 @@ impl RequestLog {
 
     /// Forgets all requests.
     pub fn clear(&self) {
-        lock(&self.0).clear();
+        self.slots.iter().for_each(|slot| lock(slot).id.clear());
     }
 
     /// The requests as PocketBase shows them, newest first.
