@@ -319,6 +319,8 @@ fn nothing_but_inequality_is_true_of_a_value_that_the_request_does_not_have() {
             "blue green red",
         ),
         ("@request.query.x !~ 'a'", "", ""),
+        ("@request.auth.email:lower !~ 'spam'", "", "blue green red"),
+        ("@request.auth.email:length < 5", "", "blue green red"),
         ("team.members_via_team.user !~ @request.auth.id", "", ""),
     ] {
         let (server, _, ann) = with_teams(rule);

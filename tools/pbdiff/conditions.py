@@ -22,10 +22,11 @@ class Compare(NamedTuple):
     def of_pocketbase(self):
         """The words that mean there what ours mean here. A value that the request does not have equals nothing here; there
         it is the empty string (the table of from-pocketbase.md)."""
-        request = [it for it in (self.left, self.right) if it.startswith("@request.") and ":" not in it]
-        if len(request) != 1 or '""' in (self.left, self.right) or "null" in (self.left, self.right):
+        request = [it for it in (self.left, self.right) if it.startswith("@request.") and ":" not in it.replace(":lower", "")]
+        op = self.op.lstrip("?")
+        if len(request) != 1 or (op in ("=", "!=") and {'""', "null"} & {self.left, self.right}):
             return self.text()
-        [value], op = request, self.op.lstrip("?")
+        value = request[0].replace(":lower", "")
         if op == "!=":
             return f'({self.text()} || {value} = "")'
         return self.text() if op == "!~" else f'({self.text()} && {value} != "")'
@@ -116,7 +117,8 @@ class Maker:
                 return self.of_request(name, place)
             if rng.random() < 0.15:
                 at = rng.choice(list(self.world.relations))
-                prefix = f"@collection.{at}{rng.choice(['', '', ':x'])}."
+                # PocketBase refuses one alias for two collections.
+                prefix = f"@collection.{at}{rng.choice(['', '', ':' + at[0]])}."
         path, field = self.path(at, 1 if prefix else 2)
         op, right = self.operator(path, field), self.literal(path, field)
         if place != "filter" and field is None and rng.random() < 0.6:

@@ -11,12 +11,16 @@ use crate::model::events::RecordState;
 use crate::model::rules::Fields;
 use crate::store::db::quote;
 
-/// The fields wanted of the records of a relation. Without names below it, or with `*`, all are.
+/// The fields wanted of the records of a relation. Without names below it all are. `*` stands for
+/// the relations that are not named.
 pub fn below<'a>(fields: Option<&'a FieldTree>, name: &str) -> Option<&'a FieldTree> {
-    fields
-        .filter(|tree| !tree.children.is_empty() && !tree.children.contains_key("*"))
-        .and_then(|tree| tree.children.get(name))
-        .filter(|tree| !tree.children.is_empty())
+    let tree = fields.and_then(|it| it.children.get(name).or_else(|| it.children.get("*")));
+    tree.filter(|tree| !tree.children.is_empty())
+}
+
+/// True if an expansion shows this relation: it names it, or none at all.
+pub fn wants_below(fields: Option<&FieldTree>, name: &str) -> bool {
+    fields.is_none_or(|tree| tree.children.is_empty() || tree.has(name))
 }
 
 /// Approximate length of a value in the response.

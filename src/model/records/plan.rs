@@ -10,7 +10,7 @@ use rusqlite::types::{Value as Stored, ValueRef};
 use rusqlite::{CachedStatement, Connection, Row, ToSql};
 
 use super::Scope;
-use super::columns::{below, is_readable, length_of, text_of, write_excerpt};
+use super::columns::{below, is_readable, length_of, text_of, wants_below, write_excerpt};
 use super::excerpt::Excerpt;
 use super::limits::Limits;
 use super::query::{
@@ -424,7 +424,7 @@ impl Planner<'_> {
         let expands = expand
             .children
             .iter()
-            .filter(|_| wants("expand"))
+            .filter(|(name, _)| wants("expand") && wants_below(below, name))
             .filter_map(|(name, tree)| {
                 if collection.field(name).is_none() {
                     return self.expand_back(collection, name, tree, below, &mut columns);

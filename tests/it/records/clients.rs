@@ -69,6 +69,35 @@ fn what_cannot_be_expanded_is_passed_over() {
     assert_eq!(deep.json.pointer(&format!("{pointer}/expand")), None);
 }
 
+/// A relation that `fields` does not name came along in full if it names another one.
+#[test]
+fn fields_names_what_of_an_expansion_is_shown() {
+    let server = Server::start();
+    let api = server.admin();
+    let relation = |name: &str| json!({"name": name, "type": "relation", "collectionId": "pages"});
+    let pages = json!({"name": "pages", "fields": [{"name": "t", "type": "text"}, relation("next"),
+        relation("last")]});
+    api.post("/api/collections", pages).expect(200);
+    let page = json!({"id": "a", "t": "x", "next": "a", "last": "a"});
+    api.post("/api/collections/pages/records", page).expect(200);
+    for (fields, expected) in [
+        ("id,expand.next.t", json!({"next": {"t": "x"}})),
+        (
+            "id,expand.*.t",
+            json!({"next": {"t": "x"}, "last": {"t": "x"}}),
+        ),
+        (
+            "id,expand.next.t,expand.*.id",
+            json!({"next": {"t": "x"}, "last": {"id": "a"}}),
+        ),
+        ("id,expand.nowhere", json!({})),
+    ] {
+        let list = api.list("pages", &[("fields", fields), ("expand", "next,last")]);
+        let item = &list.expect(200).json["items"][0];
+        assert_eq!(item, &json!({"id": "a", "expand": expected}), "{fields}");
+    }
+}
+
 /// Lists show the beginning of long texts, without their markup.
 #[test]
 fn a_field_may_be_shown_in_part() {

@@ -199,6 +199,10 @@ impl World {
         let mut shown = Map::new();
         for path in &projection.expand {
             let name = &path[0];
+            let fields = projection.fields.as_deref();
+            if fields.is_some_and(|fields| !wants_relation(fields, name)) {
+                continue;
+            }
             // Names that are not relations, or that the caller may not see, are ignored.
             let field = collection.field(name).filter(|field| seen.shows(field));
             let relation = field.and_then(|field| Some((field, self.target(field)?)));
@@ -272,15 +276,23 @@ fn wants(fields: Option<&[Path]>, name: &str) -> bool {
     fields.is_none_or(|paths| paths.iter().any(|path| path[0] == name || path[0] == "*"))
 }
 
+/// True if `expand` shows a relation: all of them, or those that the paths name.
+fn wants_relation(fields: &[Path], name: &str) -> bool {
+    let mut of_expand = fields
+        .iter()
+        .filter(|path| path[0] == "expand" && path.len() > 1)
+        .peekable();
+    of_expand.peek().is_none() || of_expand.any(|path| path[1] == name || path[1] == "*")
+}
+
 /// The projection below a relation; none for everything, which is also the default.
 fn below(fields: &[Path], name: &str) -> Option<Vec<Path>> {
     let of_expand = fields
         .iter()
         .filter(|path| path[0] == "expand" && path.len() > 1);
     let of_expand: Vec<&[String]> = of_expand.map(|path| &path[1..]).collect();
-    if of_expand.iter().any(|path| path[0] == "*") {
-        return None;
-    }
+    let is_named = of_expand.iter().any(|path| path[0] == name);
+    let name = if is_named { name } else { "*" };
     let of_name = of_expand
         .iter()
         .filter(|path| path[0] == name && path.len() > 1);

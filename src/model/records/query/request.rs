@@ -365,10 +365,20 @@ pub(super) fn modified(
         value => value,
     };
     match modifier {
-        None | Some(Modifier::Each) => Ok(side),
+        None => Ok(side),
+        // An empty list has no values.
+        Some(Modifier::Each) => Ok(ResolvedOperand {
+            exact: None,
+            ..side
+        }),
         Some(Modifier::Isset) => Ok(is_set(count > 0)),
+        // Without the field there is no number either: not even 0.
+        Some(Modifier::Length) if count == 0 && side.exact.is_none() => Ok(missing()),
         Some(Modifier::Length) => Ok(ResolvedOperand::constant(Stored::Integer(count))),
-        Some(Modifier::Lower) => Ok(request_constants(values.into_iter().map(lower).collect())),
+        Some(Modifier::Lower) => Ok(ResolvedOperand {
+            exact: side.exact,
+            ..request_constants(values.into_iter().map(lower).collect())
+        }),
         Some(Modifier::Changed) => Err(misplaced(name)),
     }
 }
