@@ -15,7 +15,7 @@ free port, and uses the clients as applications do:
   pocketbase-typegen (npm)  signs in and writes types for the collections
   refine-pocketbase (npm)   its providers of accounts, data and events, and
   typed-pocketbase (npm)    its queries, the same against a PocketBase
-  pocketbase (PyPI)         logs in, lists, and receives an event
+  pocketbase (PyPI)         the examples of its documentation; receives an event
 
 The versions are in scripts/sdk-check/package.json and in this script. Prints one line per group
 of checks; the first failure ends it. Exit code 0: all passed.

@@ -4,7 +4,7 @@
 //! without [`ZipWriter::finish`] has no directory, so no program takes it for a complete one.
 
 use std::fs::File;
-use std::io::{BufWriter, Read, Result, Write};
+use std::io::{BufWriter, Read, Result, Write as _};
 use std::os::unix::fs::FileExt as _;
 
 use flate2::write::DeflateEncoder;

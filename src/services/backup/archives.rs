@@ -4,7 +4,8 @@
 //! written in the folder [`PARTIAL`] and gets its name by a link, which fails if the name is taken.
 //! The next start of a server deletes the rest that a killed one has left there.
 //!
-//! One archive is written at a time. No backup contains this folder, and no replica gets it.
+//! One archive is written at a time, by the thread that asks for it. No backup contains this folder,
+//! and no replica gets it.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -214,6 +215,8 @@ impl Archives {
         let zip = Zip::open(received.try_clone()?);
         zip.and_then(|zip| manifest_of(&zip, Path::new(key)))
             .map_err(|error| Error::field("file", "validation_invalid_value", error.message()))?;
+        let folder = File::open(&work.dir).map_err(|error| write_error(&self.dir, &error))?;
+        self.reserve.check(&folder, received.metadata()?.len())?;
         let archive = work.dir.join("archive");
         let copied = create(&archive).and_then(|mut file| {
             io::Seek::rewind(&mut received)?;

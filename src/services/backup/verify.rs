@@ -185,6 +185,12 @@ pub fn backup(
     settings: db::ConnectionSettings,
     report: ReportFn<'_>,
 ) -> Result<VerifySummary> {
+    if dir.is_file() {
+        return Err(Error::invalid(format!(
+            "{} is an archive; vski restore into an empty directory checks it.",
+            dir.display()
+        )));
+    }
     let _backup = directory::hold(dir)?;
     let manifest = BackupManifest::read_existing(dir)?;
     let mut verifier = Verifier {
