@@ -4,8 +4,8 @@
 //! written in the folder [`PARTIAL`] and gets its name by a link, which fails if the name is taken.
 //! The next start of a server deletes the rest that a killed one has left there.
 //!
-//! The thread that asks for an archive writes it, one at a time. No backup contains this folder, and
-//! no replica gets it.
+//! The thread that asks for an archive writes it, one at a time. No backup contains this folder,
+//! and no replica gets it.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
