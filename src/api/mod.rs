@@ -194,11 +194,11 @@ impl Api {
         }
         self.check_body(request, route.body_bytes_max)?;
         let database = database.unwrap_or(db::DEFAULT);
-        let call = Call {
+        let mut call = Call {
             app: &self.app,
             request,
             params: &params,
-            identity: self.identify(route, request, database)?,
+            identity: Identity::Anonymous,
             database,
             client,
             trusted_proxies: &self.settings.trusted_proxies,
@@ -214,13 +214,19 @@ impl Api {
         // A handler changes nothing until it succeeds, so it can start over with the new
         // definitions.
         for _ in 0..STALE_TRIES {
-            match call_handler(route, &call) {
-                Err(error) if error.kind() == Kind::Stale => threads::pause(STALE_PAUSE),
+            match self.attempt(route, &mut call) {
+                Err(error) if error.is_outdated() => threads::pause(STALE_PAUSE),
                 result => return result,
             };
             call.parsed.take();
         }
-        call_handler(route, &call)
+        self.attempt(route, &mut call)
+    }
+
+    /// Identifies the caller and calls the handler.
+    fn attempt(&self, route: &Route, call: &mut Call<'_>) -> Result<Response> {
+        call.identity = self.identify(route, call.request, call.database)?;
+        call_handler(route, call)
     }
 
     /// The address of the client that sent a request.

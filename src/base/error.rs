@@ -244,6 +244,17 @@ impl Error {
         code == Some(rusqlite::ErrorCode::OperationInterrupted)
     }
 
+    /// True if the request used definitions that are no longer those of the database: it noticed
+    /// that itself, or a table or column has another name by now.
+    pub fn is_outdated(&self) -> bool {
+        let is_missing = |message: &str| {
+            let mut starts = ["no such table: ", "no such column: "].into_iter();
+            starts.any(|start| message.starts_with(start))
+        };
+        let missing = || self.sqlite_message().is_some_and(|it| is_missing(&it));
+        self.kind() == Kind::Stale || (self.kind() == Kind::Internal && missing())
+    }
+
     /// SQLite's message about a statement that is invalid or was denied.
     pub fn sqlite_message(&self) -> Option<String> {
         if self.0.kind == Kind::Unavailable {

@@ -49,6 +49,8 @@ mod queries;
 mod realtime;
 /// Records over REST: reading, lists, rules, and what is refused.
 mod records;
+/// Collections and fields that get other names, and everything that mentions them.
+mod renames;
 /// A master and replicas: following, refusing, kills, broken networks, other histories.
 mod replication;
 /// A stop is prompt, work in flight ends, the exit code, the second signal.

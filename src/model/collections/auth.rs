@@ -68,12 +68,17 @@ pub fn restore_settings(collection: &mut Collection, given: &Map<String, Value>,
     }
 }
 
+/// The identity fields under their name in the options.
+pub fn identity_option(collection: &Collection) -> Option<&Value> {
+    collection.options.get(IDENTITY_FIELDS)
+}
+
 /// Changes the settings of an auth collection. Both names of the identity fields mean the same:
 /// `passwordAuth` wins if a request changes both.
 pub fn change_settings(
     collection: &mut Collection,
     given: &Map<String, Value>,
-    sent_options: bool,
+    is_option_changed: bool,
     problems: &mut Problems,
 ) {
     if collection.kind != CollectionKind::Auth {
@@ -90,7 +95,7 @@ pub fn change_settings(
     collection.auth.change(given, problems);
     let default = json!(AuthSettings::default().identity_fields());
     let is_changed = json!(collection.auth.identity_fields()) != before;
-    if sent_options && !is_changed {
+    if is_option_changed && !is_changed {
         let fields = collection.options.get(IDENTITY_FIELDS).unwrap_or(&default);
         collection.auth.set_identity_fields(&fields.clone());
         collection.auth.change(&Map::new(), problems);

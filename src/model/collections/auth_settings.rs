@@ -304,6 +304,11 @@ impl AuthSettings {
     pub fn stored(&self) -> &Map<String, Value> {
         &self.0
     }
+
+    /// The attributes, to rename the fields in them.
+    pub fn stored_mut(&mut self) -> &mut Map<String, Value> {
+        &mut self.0
+    }
 }
 
 /// Objects are merged; other values are replaced by values of the same type.

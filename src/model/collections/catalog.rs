@@ -20,15 +20,17 @@ use rusqlite::{OptionalExtension as _, params};
 use serde_json::Value;
 
 use super::change::{
-    Editor, change, check_new_name, reconcile_fields, refuse_new_identity, resolve_relations,
+    Editor, adopt_field_ids, change, check_identity, check_new_name, reconcile_fields,
+    resolve_relations,
 };
 use super::definition::CollectionDraft;
 use super::field_json::FieldList;
 use super::parse::Problems;
 use super::purge::Purged;
+use super::renames::Renames;
 use super::stored::{
     deleted_names, forget_deleted, is_applied, load, load_absent, mark_deleted, mark_present,
-    remove_absent, save, save_applied, save_pending,
+    remove_absent, save, save_all, save_applied, save_pending,
 };
 use super::{
     Collection, CollectionKind, Collections, EMAIL_VISIBILITY, Field, auth, purge, schema, views,
@@ -42,6 +44,7 @@ use crate::store::db;
 use crate::store::db::{Database, Databases, Role};
 
 pub(super) const FAILED_IMPORT: &str = "Failed to import collections.";
+pub(super) const FAILED_UPDATE: &str = "Failed to update collection.";
 /// Collections whose definitions are cached, per connection to a tenant that can be open.
 const COLLECTIONS_PER_CONNECTION: usize = 8;
 
@@ -155,23 +158,32 @@ impl Catalog {
         let current = self.reload(database)?;
         let previous = current.get(name)?;
         draft.resolve_fields(&previous.field_list(), &mut problems);
+        if let Some(list) = &mut draft.fields {
+            adopt_field_ids(previous, list);
+        }
         let mut collection = Collection::clone(previous);
-        problems.take("name", refuse_new_identity(&draft, previous))?;
+        let others = current.without(&[&previous.id]);
+        problems.take("name", check_identity(&draft, previous, &others))?;
         change(&mut collection, draft, editor, &mut problems)?;
         resolve_relations(&mut collection, &current, &mut problems);
         if !collection.is_view() {
             reconcile_fields(previous, &mut collection, &mut problems);
         }
-        let failed = "Failed to update collection.";
-        let mut collection = self.check(collection, &current, problems, failed)?;
+        let id = previous.id.clone();
+        let mut renames = Renames::default();
+        renames.add(previous, &collection);
+        if !renames.is_empty() {
+            self.rename(database, previous, collection, problems, &current)?;
+            return Ok(Arc::clone(self.reload(database)?.get(&id)?));
+        }
+        let mut collection = self.check(collection, &current, problems, FAILED_UPDATE)?;
         collection.updated = clock::now();
         if collection.updated == previous.updated {
             // A table stores the time of the definition that it follows.
             return Err(Error::stale());
         }
         self.store(collection, Some(previous))?;
-        let name = previous.name.clone();
-        Ok(Arc::clone(self.reload(database)?.get(&name)?))
+        Ok(Arc::clone(self.reload(database)?.get(&id)?))
     }
 
     /// Marks a collection as deleted. Its table stays on disk.
@@ -340,26 +352,14 @@ impl Catalog {
     /// lacks. Runs at the first use of a database; the caller holds `changing`.
     fn catch_up(&self, database: &str) -> Result<()> {
         let own = self.databases.get(database)?;
+        self.settle_pending(database)?;
         self.settle_absent(database, &own)?;
         let list = self
             .databases
             .default()
             .look_up(|connection| load(connection, database))?;
-        for (collection, pending) in list {
-            let was_interrupted = pending.is_some();
-            let collection = Arc::new(self.current_definition(collection, pending)?);
-            if was_interrupted {
-                let present = Arc::clone(&collection);
-                self.databases
-                    .default()
-                    .write(move |tx| match present.is_deleted {
-                        true => mark_deleted(tx, &present.id),
-                        false => save(tx, &present),
-                    })?;
-            }
-            if collection.is_deleted {
-                continue;
-            }
+        for (collection, _) in list {
+            let collection = Arc::new(collection);
             let is_behind = own.look_up(|connection| {
                 let is_tenant = collection.database != db::DEFAULT;
                 Ok(schema::is_behind(connection, &collection)?
@@ -381,6 +381,25 @@ impl Catalog {
             }
         }
         Ok(())
+    }
+
+    /// Completes or discards the changes of definitions that a crash interrupted.
+    fn settle_pending(&self, database: &str) -> Result<()> {
+        let default = self.databases.default();
+        let list = default.look_up(|connection| load(connection, database))?;
+        let interrupted = list.into_iter().filter(|(_, pending)| pending.is_some());
+        let settled = interrupted.map(|(stored, next)| self.current_definition(stored, next));
+        let settled = settled.collect::<Result<Vec<_>>>()?;
+        if settled.is_empty() {
+            return Ok(());
+        }
+        default.write(move |tx| {
+            let (deleted, present): (Vec<&Collection>, Vec<&Collection>) =
+                settled.iter().partition(|it| it.is_deleted);
+            // First, since another collection may have the name now.
+            deleted.iter().try_for_each(|it| mark_deleted(tx, &it.id))?;
+            save_all(tx, &present)
+        })
     }
 
     /// Completes or discards the new collections of an import that a crash interrupted.

@@ -4,9 +4,10 @@ use serde_json::{Map, Value};
 
 use super::collection::View;
 use super::definition::{CollectionDraft, FIELD_RULES, check_name};
+use super::field_json::FieldList;
 use super::named_view::parse_named_views;
 use super::parse::{Problems, key_of_field};
-use super::{Collection, CollectionKind, Collections, FieldKind, auth, views};
+use super::{Collection, CollectionKind, Collections, Field, FieldKind, auth, views};
 use crate::base::error::{Error, Kind, Result};
 use crate::model::rules::Rule;
 use crate::model::triggers::{Target, Trigger, Triggers, redaction};
@@ -28,6 +29,9 @@ pub fn change(
     editor: Editor,
     problems: &mut Problems,
 ) -> Result<()> {
+    if let Some(name) = draft.name.take() {
+        collection.name = name;
+    }
     draft.apply_rules(&mut collection.rules, |name, text| {
         Ok(Rule::parse(text.as_str()).unwrap_or_else(|error| {
             problems.add(name, INVALID_RULE, error.message());
@@ -47,12 +51,13 @@ pub fn change(
     if collection.kind == CollectionKind::Auth {
         auth::complete_fields(collection, problems);
     }
-    let sent_options = draft.options.is_some();
+    let identity_option = auth::identity_option(collection).cloned();
     if let Some(options) = draft.options {
         let changed = change_options(collection, options, editor);
         problems.take("options", changed)?;
     }
-    auth::change_settings(collection, &draft.auth, sent_options, problems);
+    let is_option_changed = auth::identity_option(collection) != identity_option.as_ref();
+    auth::change_settings(collection, &draft.auth, is_option_changed, problems);
     if let Some(query) = draft.view_query {
         collection.view = Some(View::of_query(query));
     }
@@ -209,19 +214,18 @@ pub fn check_field_rules(collection: &Collection, problems: &mut Problems) {
     }
 }
 
-/// Refuses a new name, id or type.
-pub fn refuse_new_identity(draft: &CollectionDraft, previous: &Collection) -> Result<()> {
-    let refuse =
-        |name: &str, message: &str| Err(Error::field(name, "validation_unchangeable", message));
-    if draft
-        .name
-        .as_ref()
-        .is_some_and(|name| *name != previous.name)
-    {
-        return refuse("name", "A collection cannot be renamed.");
+/// Refuses a new id or type, and a new name that one of `others` has.
+pub fn check_identity(
+    draft: &CollectionDraft,
+    previous: &Collection,
+    others: &Collections,
+) -> Result<()> {
+    if let Some(name) = draft.name.as_ref().filter(|it| **it != previous.name) {
+        check_new_name(name, None, others)?;
     }
     if draft.id.as_ref().is_some_and(|id| *id != previous.id) {
-        return refuse("id", "The id of a collection cannot change.");
+        let message = "The id of a collection cannot change.";
+        return Err(Error::field("id", "validation_unchangeable", message));
     }
     if draft.kind.is_some_and(|kind| kind != previous.kind) {
         return Err(Error::field(
@@ -233,34 +237,131 @@ pub fn refuse_new_identity(draft: &CollectionDraft, previous: &Collection) -> Re
     Ok(())
 }
 
-/// Adds a problem for each change of type that stored values cannot follow, and keeps the ids of
-/// fields.
-pub fn reconcile_fields(previous: &Collection, next: &mut Collection, problems: &mut Problems) {
-    const UNCHANGEABLE: &str = "validation_unchangeable";
-    for field in &mut next.fields {
-        let by_id = previous.fields.iter().find(|before| before.id == field.id);
-        if let Some(before) = by_id.filter(|before| before.name != field.name) {
-            let message = format!("The field {} cannot be renamed.", before.name);
-            problems.add(&key_of_field(&field.name), UNCHANGEABLE, message);
+/// Gives the fields of a request the ids of the stored ones that they mean: of the same id, if the
+/// request gives one, or else of the same name.
+pub fn adopt_field_ids(previous: &Collection, list: &mut FieldList) {
+    let is_stored = |id: &str| previous.fields.iter().any(|before| before.id == id);
+    let is_given = |list: &FieldList, field: &Field| !list.has_generated_id(&field.name);
+    let meant = list.fields.iter().filter(|field| is_given(list, field));
+    let mut meant: Vec<String> = meant
+        .map(|field| field.id.clone())
+        .filter(|id| is_stored(id))
+        .collect();
+    for at in 0..list.fields.len() {
+        let field = &list.fields[at];
+        let (is_given, is_known) = (is_given(list, field), is_stored(&field.id));
+        if is_given && is_known {
             continue;
         }
-        let Some(before) = previous.field(&field.name) else {
+        let mut id = field.id.clone();
+        match previous.field(&field.name) {
+            Some(before) if !meant.contains(&before.id) => id.clone_from(&before.id),
+            _ => {
+                // A generated id must not be that of a renamed field.
+                while is_stored(&id)
+                    || list
+                        .fields
+                        .iter()
+                        .any(|it| it.name != field.name && it.id == id)
+                {
+                    id += "_";
+                }
+            }
+        }
+        meant.push(id.clone());
+        list.fields[at].id = id;
+    }
+}
+
+/// Adds a problem for each change of type that stored values cannot follow, and for each name that
+/// a field cannot get. Fields that a request does not list keep their ids.
+pub fn reconcile_fields(previous: &Collection, next: &mut Collection, problems: &mut Problems) {
+    let ids: Vec<String> = next.fields.iter().map(|it| it.id.clone()).collect();
+    for at in 0..next.fields.len() {
+        let (earlier, rest) = next.fields.split_at_mut(at);
+        let field = &mut rest[0];
+        let key = key_of_field(&field.name);
+        if earlier
+            .iter()
+            .any(|it| it.name.eq_ignore_ascii_case(&field.name))
+        {
+            let message = "Another field has this name.";
+            problems.add(&key, "validation_duplicated_field_name", message);
+        }
+        let by_id = previous.fields.iter().find(|before| before.id == field.id);
+        let by_name = previous
+            .field(&field.name)
+            .filter(|it| !ids.contains(&it.id));
+        let Some(before) = by_id.or(by_name) else {
             continue;
         };
         field.id.clone_from(&before.id);
-        let is_same = std::mem::discriminant(&before.kind) == std::mem::discriminant(&field.kind);
-        let is_same_target = match (before.relation(), field.relation()) {
-            (Some(before), Some(now)) => before.collection_id == now.collection_id,
-            _ => true,
-        };
-        let are_plain = before.kind.is_plain_text() && field.kind.is_plain_text();
-        if !(is_same && is_same_target || are_plain) {
+        if before.name != field.name && !can_rename(previous.kind, before, field) {
             let message = format!(
-                "The type of this field cannot change from {}.",
-                before.kind.name()
+                "The field {} cannot be renamed to {}.",
+                before.name, field.name
             );
-            let key = format!("{}.type", key_of_field(&field.name));
-            problems.add(&key, "validation_field_type_change", message);
+            problems.add(&key, "validation_system_field_change", message);
         }
+        check_type(before, field, problems);
+    }
+    check_system_names(previous, next, problems);
+}
+
+/// Fields of the system have their names for good. Field rules find the groups of an account by
+/// the name of the field.
+fn can_rename(kind: CollectionKind, before: &Field, now: &Field) -> bool {
+    const GROUPS: &str = "groups";
+    let has_groups = [before, now].iter().any(|it| it.name == GROUPS);
+    !before.labels.system && !(kind == CollectionKind::Auth && has_groups)
+}
+
+/// Adds a problem for a field that becomes one of those that every record has, or was one.
+fn check_system_names(previous: &Collection, next: &Collection, problems: &mut Problems) {
+    let system = |it: &Collection| {
+        let it = &it.system;
+        let all = [
+            Some(&it.id),
+            it.created.as_ref(),
+            it.updated.as_ref(),
+            it.token_key.as_ref(),
+        ];
+        all.into_iter().flatten().cloned().collect::<Vec<Field>>()
+    };
+    let pairs = [
+        (system(previous), next.fields.clone()),
+        (previous.fields.clone(), system(next)),
+    ];
+    for (before, now) in pairs {
+        for field in &now {
+            let same = before
+                .iter()
+                .find(|it| it.id == field.id && it.name != field.name);
+            if let Some(before) = same {
+                let message = format!(
+                    "The field {} cannot be renamed to {}.",
+                    before.name, field.name
+                );
+                let key = key_of_field(&field.name);
+                problems.add(&key, "validation_system_field_change", message);
+            }
+        }
+    }
+}
+
+fn check_type(before: &Field, field: &Field, problems: &mut Problems) {
+    let is_same = std::mem::discriminant(&before.kind) == std::mem::discriminant(&field.kind);
+    let is_same_target = match (before.relation(), field.relation()) {
+        (Some(before), Some(now)) => before.collection_id == now.collection_id,
+        _ => true,
+    };
+    let are_plain = before.kind.is_plain_text() && field.kind.is_plain_text();
+    if !(is_same && is_same_target || are_plain) {
+        let message = format!(
+            "The type of this field cannot change from {}.",
+            before.kind.name()
+        );
+        let key = format!("{}.type", key_of_field(&field.name));
+        problems.add(&key, "validation_field_type_change", message);
     }
 }

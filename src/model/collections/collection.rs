@@ -10,7 +10,7 @@ use super::field::Field;
 use super::field_json::{CREATED, FieldList, ID, UPDATED, automatic, record_id};
 use super::index::{Index, IndexColumn};
 use crate::model::rules;
-use crate::model::rules::{FieldRules, Grant, Identity, Operation, Rule};
+use crate::model::rules::{FieldNames, FieldRules, Grant, Identity, Operation, Rule};
 use crate::model::triggers::Triggers;
 use crate::store::db::quote;
 
@@ -46,6 +46,8 @@ pub struct Collection {
     pub view: Option<View>,
     /// Parsed from `options.views`.
     pub named_views: Vec<NamedView>,
+    /// Of an auth collection among those of its database.
+    pub field_names: FieldNames,
     pub created: String,
     pub updated: String,
     /// In a pending definition: the collection is being deleted.
@@ -181,6 +183,7 @@ impl Collection {
             triggers: Triggers::default(),
             view: None,
             named_views: Vec::new(),
+            field_names: FieldNames::default(),
             created: String::new(),
             updated: String::new(),
             is_deleted: false,
@@ -280,12 +283,12 @@ impl Collection {
     /// All fields, for their form in JSON.
     pub fn field_list(&self) -> FieldList {
         let fields = self.system.token_key.iter().chain(&self.fields);
-        FieldList {
-            fields: fields.cloned().collect(),
-            id: self.system_field(ID).cloned(),
-            created: self.system_field(CREATED).cloned(),
-            updated: self.system_field(UPDATED).cloned(),
-        }
+        FieldList::new(
+            fields.cloned().collect(),
+            self.system_field(ID).cloned(),
+            self.system_field(CREATED).cloned(),
+            self.system_field(UPDATED).cloned(),
+        )
     }
 
     /// True if no two records have the same value in this field, except records without one.

@@ -42,9 +42,32 @@ pub struct FieldList {
     pub id: Option<Field>,
     pub created: Option<Field>,
     pub updated: Option<Field>,
+    /// The names of the fields whose ids the request does not give.
+    generated: Vec<String>,
 }
 
 impl FieldList {
+    /// The fields of a definition.
+    pub fn new(
+        fields: Vec<Field>,
+        id: Option<Field>,
+        created: Option<Field>,
+        updated: Option<Field>,
+    ) -> FieldList {
+        FieldList {
+            fields,
+            id,
+            created,
+            updated,
+            generated: Vec::new(),
+        }
+    }
+
+    /// True if the request does not give the id of the field with this name.
+    pub fn has_generated_id(&self, name: &str) -> bool {
+        self.generated.iter().any(|it| it == name)
+    }
+
     /// The form for clients.
     pub fn to_json(&self) -> Vec<Value> {
         let own = self.fields.iter();
@@ -105,6 +128,9 @@ pub fn parse_fields(key: &str, value: &Value, problems: &mut Problems) -> Result
             field.id += "_";
         }
         ids.push(field.id.clone());
+        if !is_chosen {
+            result.generated.push(field.name.clone());
+        }
         place(&mut result, field, position, problems);
     }
     if result.fields.len() > FIELDS_MAX {

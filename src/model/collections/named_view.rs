@@ -19,7 +19,7 @@ use crate::model::triggers::Triggers;
 /// Largest number of named views of a collection.
 const VIEWS_MAX: usize = 50;
 /// The option of a collection that holds them.
-const VIEWS: &str = "views";
+pub const VIEWS: &str = "views";
 
 /// Reads the named views of a definition.
 pub fn parse_named_views(collection: &Collection) -> Result<Vec<NamedView>> {

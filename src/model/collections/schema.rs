@@ -91,7 +91,8 @@ fn apply_field(
 ) -> Result<()> {
     let table = quote(&collection.name);
     let is_there = columns.contains(&field.name.to_ascii_lowercase());
-    match previous.and_then(|previous| previous.field(&field.name)) {
+    let same = |before: &&Field| before.id == field.id;
+    match previous.and_then(|previous| previous.fields.iter().find(same)) {
         Some(before) if is_there => {
             change_number_of_values(tx, &table, before, field)?;
             return fill_unset(tx, &table, before, field);
@@ -185,7 +186,7 @@ pub fn columns(tx: &Connection, table: &str) -> Result<HashSet<String>> {
     Ok(rows.collect::<rusqlite::Result<_>>()?)
 }
 
-fn move_table_aside(tx: &Connection, table: &str) -> Result<()> {
+pub fn move_table_aside(tx: &Connection, table: &str) -> Result<()> {
     for name in indexes(tx, table)?.keys() {
         tx.execute_batch(&format!("DROP INDEX {}", quote(name)))?;
     }
@@ -194,7 +195,7 @@ fn move_table_aside(tx: &Connection, table: &str) -> Result<()> {
         .context(format!("move table {table} aside"))
 }
 
-fn move_column_aside(tx: &Connection, table: &str, column: &str) -> Result<()> {
+pub fn move_column_aside(tx: &Connection, table: &str, column: &str) -> Result<()> {
     // The indexes on it would follow the new name and keep their own; `apply_indexes` creates the
     // wanted ones again.
     for (name, sql) in indexes(tx, table)? {

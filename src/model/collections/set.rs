@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::collection::{Collection, Rules};
+use super::collection::{Collection, CollectionKind, Rules};
 use crate::base::error::{Error, Result};
 use crate::model::filter::REQUEST;
 use crate::model::rules::Rule;
@@ -28,6 +28,13 @@ impl Collections {
             changes,
             ..self
         }
+    }
+
+    /// Those that are not among these ids.
+    pub fn without(&self, ids: &[&str]) -> Collections {
+        let all = self.by_id.values();
+        let rest = all.filter(|it| !ids.contains(&it.id.as_str()));
+        Collections::from_iter(rest.map(|it| Collection::clone(it)))
     }
 
     /// The number of collections.
@@ -106,7 +113,12 @@ fn asks_what_is_sent(rules: &Rules) -> bool {
 impl FromIterator<Collection> for Collections {
     fn from_iter<I: IntoIterator<Item = Collection>>(list: I) -> Collections {
         let mut collections = Collections::default();
-        for collection in list {
+        for mut collection in list {
+            if collection.kind == CollectionKind::Auth {
+                let names = collection.fields.iter();
+                let names = names.map(|it| (it.id.clone(), it.name.clone()));
+                collection.field_names = Arc::new(names.collect());
+            }
             collections.ask_what_is_sent |= asks_what_is_sent(&collection.rules);
             let collection = Arc::new(collection);
             collections

@@ -1,12 +1,13 @@
 //! The table `_collections` of `default.db`.
 
-use rusqlite::{Connection, params};
+use rusqlite::{Connection, OptionalExtension as _, params};
 use serde_json::Value;
 
 use super::collection::View;
 use super::definition::CollectionDraft;
 use super::named_view::parse_named_views;
 use super::parse::Problems;
+use super::renames::{NamePair, references};
 use super::{Collection, CollectionKind, FieldKind, auth};
 use crate::base::error::{Error, Result, ResultExt as _};
 use crate::base::{clock, log};
@@ -19,7 +20,7 @@ pub fn save(tx: &Connection, collection: &Collection) -> Result<()> {
     tx.prepare_cached(
         "INSERT INTO _collections (id, database, name, type, definition, created, updated)
          VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)
-         ON CONFLICT (id) DO UPDATE SET definition = ?5, updated = ?7, pending = NULL",
+         ON CONFLICT (id) DO UPDATE SET name = ?3, definition = ?5, updated = ?7, pending = NULL",
     )?
     .execute(params![
         collection.id,
@@ -32,6 +33,33 @@ pub fn save(tx: &Connection, collection: &Collection) -> Result<()> {
     ])
     .context(format!("save collection {}", collection.name))?;
     Ok(())
+}
+
+/// Stores definitions of a database like [`save`]. Names may be swapped; API keys that are limited
+/// to a renamed collection follow.
+pub fn save_all(tx: &Connection, list: &[&Collection]) -> Result<()> {
+    let mut renamed = Vec::new();
+    for it in list {
+        let sql = "SELECT name FROM _collections WHERE id = ?1 AND name <> ?2";
+        let mut statement = tx.prepare_cached(sql)?;
+        let old = statement.query_row([&it.id, &it.name], |row| row.get(0));
+        if let Some(old) = old.optional()? {
+            // A name has no blank, so this one is of no collection.
+            tx.prepare_cached("UPDATE _collections SET name = ' ' || id WHERE id = ?1")?
+                .execute([&it.id])?;
+            renamed.push(NamePair {
+                old,
+                new: it.name.clone(),
+            });
+        }
+    }
+    list.iter().try_for_each(|it| save(tx, it))?;
+    match list.first() {
+        Some(first) if !renamed.is_empty() => {
+            references::rename_in_keys(tx, &first.database, &renamed)
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Stores the pending change of a definition, or removes it.
@@ -195,10 +223,9 @@ fn load_where(
         let pending = pending.map(|text| {
             let mut next = collection.clone();
             let json: Value = serde_json::from_str(&text)?;
-            json["updated"]
-                .as_str()
-                .unwrap_or_default()
-                .clone_into(&mut next.updated);
+            let text_of = |key: &str| json[key].as_str().unwrap_or_default();
+            text_of("updated").clone_into(&mut next.updated);
+            text_of("name").clone_into(&mut next.name);
             restore(&mut next, &text).map(|()| next)
         });
         list.push((collection, pending.transpose()?));

@@ -217,7 +217,8 @@ pub fn readable(collection: &Collection) -> String {
     }
 }
 
-fn empty_table(collection: &Collection) -> String {
+/// A table with the columns that a view can read.
+pub fn empty_table(collection: &Collection) -> String {
     let columns =
         readable_columns(collection).map(|(name, kind)| format!("{} {kind}", quote(name)));
     let columns: Vec<String> = columns.collect();

@@ -32,11 +32,11 @@ pub enum SqlTokenKind {
 }
 
 impl SqlToken {
-    fn is(&self, word: &str) -> bool {
+    pub fn is(&self, word: &str) -> bool {
         self.kind == SqlTokenKind::Word && self.text.eq_ignore_ascii_case(word)
     }
 
-    fn is_symbol(&self, symbol: &str) -> bool {
+    pub fn is_symbol(&self, symbol: &str) -> bool {
         self.kind == SqlTokenKind::Symbol && self.text == symbol
     }
 
@@ -157,7 +157,7 @@ fn depth_after(depth: usize, token: &SqlToken) -> usize {
 }
 
 /// True for a keyword that can follow the columns of a `SELECT`.
-fn ends_list(token: &SqlToken) -> bool {
+pub fn ends_list(token: &SqlToken) -> bool {
     let words = [
         "FROM",
         "WHERE",
@@ -245,7 +245,8 @@ fn cast(tokens: &[SqlToken]) -> ColumnExpression {
     }
 }
 
-fn tokens(sql: &str) -> Result<Vec<SqlToken>> {
+/// Splits SQL into tokens; white space and comments are left out.
+pub fn tokens(sql: &str) -> Result<Vec<SqlToken>> {
     let mut tokens = Vec::new();
     let mut at = 0;
     while at < sql.len() {

@@ -43,7 +43,7 @@ impl<'a> Lexer<'a> {
     }
 
     /// Skips white space, and comments from `//` to the end of the line.
-    fn skip_space(&mut self) {
+    pub fn skip_space(&mut self) {
         loop {
             let rest = self.rest().trim_start();
             self.at = self.text.len() - rest.len();

@@ -20,10 +20,12 @@
 //! quote. Keywords are case-insensitive. Bounds: `parser::{BYTES_MAX, COMPARISONS_MAX, DEPTH_MAX}`.
 
 pub use parser::{parse, parse_sort, parse_within};
+pub use parts::{FilterPart, FilterPartKind, parts, replace};
 pub use tree::{COLLECTION, Comparison, Expr, Function, Literal, Op, Operand, REQUEST, SortTerm};
 
 mod lexer;
 mod parser;
+mod parts;
 #[cfg(test)]
 mod tests;
 mod tree;

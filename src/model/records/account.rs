@@ -104,7 +104,9 @@ pub fn load_user(
 ) -> Result<Option<User>> {
     let plan = scope.plan(collection, &Shape::default(), &RecordKey::Id, &Grant::all())?;
     let mut out = Vec::new();
-    if !plan.write(connection, &id, &mut out)? {
+    let is_there = plan.write(connection, &id, &mut out)?;
+    scope.collections.check_current()?;
+    if !is_there {
         return Ok(None);
     }
     let record: Map<String, Value> = serde_json::from_slice(&out)?;
@@ -113,6 +115,7 @@ pub fn load_user(
         collection_id: collection.id.clone(),
         collection_name: collection.name.clone(),
         record,
+        field_names: Arc::clone(&collection.field_names),
     }))
 }
 
@@ -127,10 +130,12 @@ pub fn meets(
     let Some(rowid) = rowid_of(connection, collection, id)? else {
         return Ok(false);
     };
-    match rule.expression() {
-        None => Ok(true),
-        Some(condition) => holds(connection, scope, collection, rowid, condition, None),
-    }
+    let meets = match rule.expression() {
+        None => true,
+        Some(condition) => holds(connection, scope, collection, rowid, condition, None)?,
+    };
+    scope.collections.check_current()?;
+    Ok(meets)
 }
 
 /// The JSON of an account for its owner, whatever the view rule says.

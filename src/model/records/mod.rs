@@ -85,7 +85,9 @@ pub fn is_allowed(
     if collection.is_view() {
         return view_rows::is_shown(operation, connection, scope, collection, id);
     }
-    match row::find_permitted(connection, scope, collection, id, &grant.access, None) {
+    let found = row::find_permitted(connection, scope, collection, id, &grant.access, None);
+    scope.collections.check_current()?;
+    match found {
         Ok(_) => Ok(grant.access != Access::Denied),
         Err(error) if error.kind() == Kind::NotFound => Ok(false),
         Err(error) => Err(error),

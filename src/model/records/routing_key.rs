@@ -135,6 +135,7 @@ mod tests {
             collection_id: "u".to_owned(),
             collection_name: "u".to_owned(),
             record: Map::new(),
+            field_names: Arc::default(),
         }));
         let found = |text: &str, identity: &Identity| {
             let key = RoutingKey::find(&filter::parse(text).unwrap(), &collection, identity)?;

@@ -185,6 +185,7 @@ mod tests {
             collection_id: "users".to_owned(),
             collection_name: "users".to_owned(),
             record,
+            field_names: Arc::default(),
         }))
     }
 

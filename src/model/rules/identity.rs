@@ -1,6 +1,6 @@
 //! The caller of a request.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use serde_json::{Map, Value};
@@ -32,6 +32,21 @@ pub struct User {
     pub collection_name: String,
     /// Its values without the password, but with hidden fields: the value of `@request.auth`.
     pub record: Map<String, Value>,
+    /// The names of its fields in `record`. A field may be renamed since.
+    pub field_names: FieldNames,
+}
+
+/// The names of the fields of an auth collection, by id; empty if they are not known.
+pub type FieldNames = Arc<BTreeMap<String, String>>;
+
+impl User {
+    /// The value of a field with this id and name.
+    pub fn value(&self, id: &str, name: &str) -> Option<&Value> {
+        match self.field_names.is_empty() {
+            true => self.record.get(name),
+            false => self.record.get(self.field_names.get(id)?),
+        }
+    }
 }
 
 /// The scopes and limits of an API key.

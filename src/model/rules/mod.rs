@@ -6,7 +6,7 @@
 //! groups.
 
 pub use grant::{Access, FieldRules, Fields, Grant, Operation, grant};
-pub use identity::{ApiKey, Identity, KeyScope, Service, User};
+pub use identity::{ApiKey, FieldNames, Identity, KeyScope, Service, User};
 pub use rule::Rule;
 
 mod grant;

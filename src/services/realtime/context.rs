@@ -178,6 +178,7 @@ impl Context {
             collection_id: collection.id.clone(),
             collection_name: collection.name.clone(),
             record: serde_json::from_slice(&out)?,
+            field_names: Arc::clone(&collection.field_names),
         }))
     }
 }

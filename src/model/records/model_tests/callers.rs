@@ -122,6 +122,7 @@ impl Caller {
                     collection_id: collection.id.clone(),
                     collection_name: collection.name.clone(),
                     record: account_json(world, *table, record),
+                    field_names: Arc::default(),
                 }))
             }
         }

@@ -322,6 +322,7 @@ mod tests {
             collection_id: "u".to_owned(),
             collection_name: "users".to_owned(),
             record: Map::from_iter([("id".to_owned(), json!("u15"))]),
+            field_names: Arc::default(),
         }));
         let request = RequestContext {
             identity: &identity,

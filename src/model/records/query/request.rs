@@ -103,7 +103,12 @@ impl<'a> Query<'a> {
         };
         match first {
             "collectionId" => Ok(request_constant(Stored::Text(user.collection_id.clone()))),
-            "collectionName" => Ok(request_constant(Stored::Text(user.collection_name.clone()))),
+            "collectionName" => {
+                // The name that rules mean now, also if the account was read before a rename.
+                let collection = self.collections.by_id(&user.collection_id);
+                let name = collection.map_or(&user.collection_name, |it| &it.name);
+                Ok(request_constant(Stored::Text(name.clone())))
+            }
             _ if is_always => {
                 Ok(request_constants(request_values(user.record.get(first))).of_kind(kind))
             }
@@ -133,7 +138,7 @@ impl<'a> Query<'a> {
         {
             return Err(unknown(path));
         }
-        let value = user.record.get(&field.name);
+        let value = user.value(&field.id, &field.name);
         if field.is_json() {
             // Json has the same value as in conditions on records; only the list `groups` counts as
             // several values.
