@@ -291,12 +291,9 @@ fn what_stored_data_would_not_survive_is_refused() {
     change(json!({"fields": [{"name": "a", "type": "number"}]})).expect(400);
     change(json!({"fields": [{"name": "a", "type": "editor"}]})).expect(200);
     change(json!({"fields": [{"name": "a", "type": "text", "unique": true}]})).expect(409);
-    change(json!({"name": "other"})).expect(400);
     change(json!({"type": "auth"})).expect(400);
-    for at in [0, 1] {
-        let id = api.get("/api/collections/t").json["fields"][at]["id"].clone();
-        change(json!({"fields": [{"id": id, "name": "renamed", "type": "text"}]})).expect(400);
-    }
+    let id = api.get("/api/collections/t").json["fields"][0]["id"].clone();
+    change(json!({"fields": [{"id": id, "name": "renamed", "type": "text"}]})).expect(400);
     // None of the refusals changed anything.
     assert_eq!(
         api.get("/api/collections/t/records/r1").expect(200).json["a"],

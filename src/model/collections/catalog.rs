@@ -162,7 +162,10 @@ impl Catalog {
             adopt_field_ids(previous, list);
         }
         let mut collection = Collection::clone(previous);
-        let others = current.without(&[&previous.id]);
+        let others = match draft.name.as_ref() {
+            Some(name) if *name != previous.name => current.without(&[&previous.id]),
+            _ => Collections::default(),
+        };
         problems.take("name", check_identity(&draft, previous, &others))?;
         change(&mut collection, draft, editor, &mut problems)?;
         resolve_relations(&mut collection, &current, &mut problems);

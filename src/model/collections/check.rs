@@ -74,10 +74,7 @@ impl Catalog {
     ) -> Result<()> {
         match self.wrong_rules(collection, changed).first() {
             None => Ok(()),
-            Some((rule, _)) => Err(Error::conflict(format!(
-                "The {rule} of {} refers to what you are removing.",
-                collection.name
-            ))),
+            Some((rule, _)) => Err(refers_to_removed(rule, collection)),
         }
     }
 
@@ -109,6 +106,14 @@ impl Catalog {
         }
         wrong
     }
+}
+
+/// The error for an attribute of a collection that a change of another one makes invalid.
+pub fn refers_to_removed(attribute: &str, collection: &Collection) -> Error {
+    Error::conflict(format!(
+        "The {attribute} of {} refers to what you are removing.",
+        collection.name
+    ))
 }
 
 /// Refuses changes after which a view cannot be read that could be read before.

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use rusqlite::Connection;
 
 use super::catalog::{Catalog, FAILED_UPDATE};
+use super::check::refers_to_removed;
 use super::parse::{Problems, key_of_field};
 use super::renames::{REFUSED, Renamer, Renames, references};
 use super::several::{DefinitionChange, Reports};
@@ -13,12 +14,22 @@ use super::{Collection, Collections};
 use crate::base::error::{Error, Kind, Result};
 
 const REPORTS: Reports = Reports {
-    problems: |all| {
-        let mut all = all.iter_mut();
-        all.try_for_each(|one| std::mem::take(&mut one.problems).check(FAILED_UPDATE))
-    },
+    problems: report,
     table: |_, error| error,
 };
+
+/// The first definition is the renamed one.
+fn report(all: &mut [DefinitionChange]) -> Result<()> {
+    for (at, one) in all.iter_mut().enumerate() {
+        let problems = std::mem::take(&mut one.problems);
+        if at == 0 {
+            problems.check(FAILED_UPDATE)?;
+        } else if let Some((key, _)) = problems.into_errors().first_key_value() {
+            return Err(refers_to_removed(key, &one.next));
+        }
+    }
+    Ok(())
+}
 
 impl Catalog {
     /// Changes a collection that gets another name, or a field of which does, and all definitions

@@ -4,11 +4,12 @@
 //! `field_json` and `index` read and write its JSON form. `change` applies a request to a
 //! definition. `auth` has the fields and options of auth collections. `schema` creates and alters
 //! the SQL table. `stored` is the table of definitions, `set` those of one database, and `catalog`
-//! changes and caches them. `console` runs statements that administrators write.
+//! changes and caches them; `several` changes more than one at once. `console` runs statements that
+//! administrators write.
 //!
 //! A schema only grows: a deleted field or collection is no longer shown or written, but its column
-//! or table stays on disk until a purge. A collection or field cannot be renamed. A type can change
-//! only among the four plain text types, and between one value and several.
+//! or table stays on disk until a purge. A type can change only among the four plain text types,
+//! and between one value and several. `renames` carries along what mentions a changed name.
 
 pub use auth::EMAIL_VISIBILITY;
 pub use auth_settings::TokenKind;

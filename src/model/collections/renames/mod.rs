@@ -17,3 +17,5 @@ mod paths;
 pub mod references;
 mod statement;
 pub mod tables;
+#[cfg(test)]
+mod tests;
