@@ -36,7 +36,7 @@ pub struct DefinitionChange {
     pub problems: Problems,
 }
 
-/// How the problems of definitions become one error.
+/// The form of errors: of an import, or of the change of one collection.
 #[derive(Clone, Copy)]
 pub struct Reports {
     /// Fails if there are any.

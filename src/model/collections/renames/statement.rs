@@ -18,7 +18,7 @@ use crate::model::collections::{Collection, Collections};
 use crate::model::filter;
 use crate::store::db::quote;
 
-/// What SQLite writes before the statement of a view.
+/// The text that SQLite stores before the statement of a view.
 const PREFIX: &str = "CREATE VIEW _statement AS ";
 /// Prefix of names in between, so that two names can be swapped.
 const BETWEEN: &str = "_renamed_";
