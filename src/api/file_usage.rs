@@ -16,9 +16,7 @@ const NAMED_MAX: usize = 200;
 pub fn get(call: &Call<'_>) -> Result<Response> {
     let files = &call.app.files;
     let collections = call.collections()?;
-    let used = call
-        .database()?
-        .read_for(call.asker(), |connection| table::usage(connection))?;
+    let used = call.database()?.read_for(call.asker(), table::usage)?;
     let items = used.into_iter().map(|(id, count, bytes)| {
         let name = collections.by_id(&id).map(|it| it.name.as_str());
         json!({"collectionId": id, "collection": name, "files": count, "bytes": bytes})

@@ -89,9 +89,8 @@ impl ConsoleQuery {
                 plan: self.plan(connection)?,
                 ..ConsoleAnswer::default()
             };
-            match rows_max {
-                Some(rows_max) => self.read(connection, rows_max, reach, &mut answer)?,
-                None => {}
+            if let Some(rows_max) = rows_max {
+                self.read(connection, rows_max, reach, &mut answer)?;
             }
             Ok(answer)
         });
@@ -121,11 +120,7 @@ impl ConsoleQuery {
         answer: &mut ConsoleAnswer,
     ) -> Result<()> {
         let mut statement = connection.prepare(&self.sql)?;
-        answer.columns = statement
-            .column_names()
-            .into_iter()
-            .map(str::to_owned)
-            .collect();
+        answer.columns = statement.column_names().map(str::to_owned).collect();
         let count = answer.columns.len();
         let mut rows = statement.raw_query();
         let mut bytes = 0;

@@ -1,12 +1,12 @@
 // What an admin can do with an account: password, address, sessions, and a token to act as it.
 
-import { Problem } from '../../app/load.js';
+import { Loaded, Problem, useLoad } from '../../app/load.js';
 import { call, database } from '../../app/session.js';
 import { html, useState } from '../../app/view.js';
 import { Code } from '../../parts/code.js';
 import { confirm } from '../../parts/dialog.js';
 import { Field } from '../../parts/field.js';
-import { Badge, Facts } from '../../parts/small.js';
+import { Badge, Facts, Time } from '../../parts/small.js';
 import { say, sayError } from '../../parts/toast.js';
 
 const DURATIONS = [{ value: '900', label: '15 minutes' }, { value: '3600', label: '1 hour' }, { value: '86400', label: '1 day' }];
@@ -31,7 +31,25 @@ export function Account({ collection, record, canWrite, onChanged }) {
       <${NewPassword} change=${change} onMail=${() => mail('request-password-reset')} />
       <section class="stack"><h3>Sessions</h3><p class="soft">Tokens are valid until they expire; the server keeps no list of them.</p>
         <div><button class="button is-danger" onClick=${endSessions}>End all sessions...</button></div></section>`}
+    <${Providers} record=${record} canWrite=${canWrite} />
     <${Impersonate} collection=${collection} record=${record} base=${base} />`;
+}
+
+/** The providers with which the account signs in. @param {{record: any, canWrite: boolean}} props */
+function Providers({ record, canWrite }) {
+  const path = '/api/collections/_externalAuths/records';
+  const load = useLoad((signal) => call('GET', path, { query: { filter: `recordRef = "${record.id}"` }, signal }), [record.id]);
+  const remove = async (/** @type {any} */ it) => {
+    const isSure = await confirm({ title: `Remove ${it.provider}`, text: 'The account can no longer sign in with this provider, until it links it again.', action: 'Remove' });
+    if (!isSure) return;
+    await call('DELETE', `${path}/${encodeURIComponent(it.id)}`);
+    say(`${it.provider} removed.`);
+    load.reload();
+  };
+  return html`<section class="stack"><h3>Providers</h3><${Loaded} load=${load}>${(/** @type {any} */ { items }) => (items.length === 0
+    ? html`<p class="soft">The account signs in with no provider.</p>`
+    : items.map((/** @type {any} */ it) => html`<div class="row" key=${it.id}><strong>${it.provider}</strong><code>${it.providerId}</code><span class="soft small">linked <${Time} at=${it.created} /></span><span class="push"></span>
+      ${canWrite && html`<button class="button is-danger" onClick=${() => remove(it).catch(sayError)}>Remove...</button>`}</div>`))}</${Loaded}></section>`;
 }
 
 /** @param {{change: (body: any, text: string) => Promise<void>, onMail: () => void}} props */
