@@ -83,8 +83,6 @@ pub struct App {
     pub cron: Cron,
     /// Asks the providers with which accounts sign in.
     pub oauth: OAuth,
-    /// The URL of this server for clients.
-    pub public_url: String,
     pub stats: Arc<Stats>,
     /// Limits on memory, disk and connections that peers make this server use.
     pub budgets: Budgets,
@@ -204,11 +202,7 @@ impl App {
                 &budgets,
             ),
             webhooks: Webhooks::new(&databases, calls, webhooks),
-            oauth: OAuth::new(
-                &config.roots,
-                config.provider_secrets.clone(),
-                &budgets.sign_ins,
-            )?,
+            oauth: open_oauth(config, &budgets)?,
             budgets,
             archives: open_archives(config, role),
             files,
@@ -217,7 +211,6 @@ impl App {
             workflows,
             workflow_retention_ms: i64::from(config.workflow_retention_days) * DAY_MS,
             file_sync_retention_ms: i64::from(config.file_sync_retention_days) * DAY_MS,
-            public_url: config.public_url(),
             databases,
             catalog,
             events,
@@ -404,6 +397,16 @@ impl App {
             }
         }
     }
+}
+
+fn open_oauth(config: &Config, budgets: &Budgets) -> Result<OAuth> {
+    let secrets = config.provider_secrets.clone();
+    OAuth::new(
+        &config.roots,
+        secrets,
+        config.public_url(),
+        &budgets.sign_ins,
+    )
 }
 
 fn webhook_settings(

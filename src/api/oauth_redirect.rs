@@ -260,12 +260,12 @@ fn found(url: &str) -> Response {
 }
 
 fn redirect_url(call: &Call<'_>) -> String {
-    format!("{}{PATH}", call.app.public_url.trim_end_matches('/'))
+    format!("{}{PATH}", call.app.oauth.public_url.trim_end_matches('/'))
 }
 
 fn set_cookie(call: &Call<'_>, state: &str, value: &str, seconds: i64) -> String {
     let name = Tickets::cookie(state).unwrap_or_default();
-    let secure = match call.app.public_url.starts_with("https:") {
+    let secure = match call.app.oauth.public_url.starts_with("https:") {
         true => "; Secure",
         false => "",
     };

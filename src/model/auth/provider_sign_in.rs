@@ -10,7 +10,6 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
-use rusqlite::Connection;
 use serde_json::{Map, Value};
 
 use super::accounts::{AccountSession, Realm};
@@ -20,12 +19,11 @@ use super::throttle::CountedAttempt;
 use crate::base::budget::Payer;
 use crate::base::error::{Error, Kind, Result};
 use crate::base::{crypto, ids};
-use crate::model::collections::Collection;
 use crate::model::providers::ProviderUser;
 use crate::model::records;
-use crate::model::records::account::{AccountChange, Secrets};
-use crate::model::records::provider_links::{link, linked_account, links_of, unlink};
-use crate::model::records::{Draft, Scope, Shape, account};
+use crate::model::records::provider_account::{create, find, has_password, settle};
+use crate::model::records::provider_links::{link, links_of, unlink};
+use crate::model::records::{Draft, Scope, Shape};
 use crate::model::rules::{Identity, User};
 use crate::store::db::QueryCaller;
 
@@ -148,7 +146,7 @@ impl Auth {
             if !links.iter().any(|it| it.id == link) {
                 return Err(records::record_not_found());
             }
-            if !is_admin && links.len() == 1 && !has_other_way(tx, &collection, &id)? {
+            if !is_admin && links.len() == 1 && !has_password(tx, &collection, &id)? {
                 return Err(Error::conflict(
                     "This is the last way to sign in to the account; set a password first.",
                 ));
@@ -212,88 +210,6 @@ fn wrong_code() -> Error {
         "validation_invalid_code",
         "The code is wrong, was already used or has expired; start the sign-in again.",
     )
-}
-
-/// The account of a user of a provider, if there is one.
-fn find(
-    connection: &Connection,
-    collection: &Collection,
-    user: &ProviderUser,
-    signed_in: Option<&str>,
-) -> Result<Option<String>> {
-    if let Some(id) = linked_account(connection, collection, &user.provider, &user.id)? {
-        return Ok(Some(id));
-    }
-    if let Some(id) = signed_in {
-        return Ok(Some(id.to_owned()));
-    }
-    if !user.is_verified {
-        return Ok(None);
-    }
-    let found = account::find_by(connection, collection, "email", &user.email)?;
-    Ok(found.map(|secrets| secrets.id))
-}
-
-/// Creates the account. Returns its id.
-fn create(
-    tx: &Connection,
-    scope: &Scope,
-    collection: &Arc<Collection>,
-    mut draft: Draft,
-) -> Result<String> {
-    let id = draft.choose_id(collection)?;
-    records::create(tx, scope, collection, draft, &Shape::default())?;
-    Ok(id)
-}
-
-/// Applies what the provider says about the address of an account that exists.
-fn settle(
-    tx: &Connection,
-    scope: &Scope,
-    collection: &Collection,
-    user: &ProviderUser,
-    id: &str,
-    is_own: bool,
-) -> Result<()> {
-    let Some(before) = account::secrets(tx, collection, id)? else {
-        return Err(Error::stale());
-    };
-    if !user.is_verified || before.is_verified {
-        return Ok(());
-    }
-    let change = match before.email.eq_ignore_ascii_case(&user.email) {
-        // Who is signed in keeps the password.
-        true if is_own => AccountChange::Verified,
-        true => AccountChange::TakenOver,
-        false => return add_email(tx, scope, collection, user, &before),
-    };
-    account::apply_change(tx, scope, collection, &before, &change).map(drop)
-}
-
-/// Gives an account without an address that of the provider, unless another account has it.
-fn add_email(
-    tx: &Connection,
-    scope: &Scope,
-    collection: &Collection,
-    user: &ProviderUser,
-    before: &Secrets,
-) -> Result<()> {
-    let is_free = account::find_by(tx, collection, "email", &user.email)?.is_none();
-    if !before.email.is_empty()
-        || !is_free
-        || account::check_email(collection, &user.email).is_err()
-    {
-        return Ok(());
-    }
-    let change = AccountChange::Email(user.email.clone());
-    account::apply_change(tx, scope, collection, before, &change).map(drop)
-}
-
-/// True if the account can sign in with a password.
-fn has_other_way(tx: &Connection, collection: &Collection, id: &str) -> Result<bool> {
-    let secrets = account::secrets(tx, collection, id)?;
-    let has_password = secrets.is_some_and(|it| it.password_hash.is_some());
-    Ok(has_password && collection.auth.has_passwords())
 }
 
 /// The account that a caller is signed in as.

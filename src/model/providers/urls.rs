@@ -51,7 +51,7 @@ pub fn admitted_redirect(wanted: &str, targets: &[&str]) -> Option<String> {
                 && target.path() == url.path()
         })
     };
-    targets.iter().any(|it| is_it(it)).then(|| url.into())
+    targets.iter().any(is_it).then(|| url.into())
 }
 
 /// Adds parameters to a URL that was parsed before.

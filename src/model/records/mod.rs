@@ -51,6 +51,7 @@ mod list;
 #[cfg(test)]
 mod model_tests;
 mod plan;
+pub mod provider_account;
 pub mod provider_links;
 mod publish;
 mod query;

@@ -59,6 +59,8 @@ pub struct OAuth {
     names: Mutex<LruMap<String>>,
     secrets: HashMap<String, String>,
     pub tickets: Tickets,
+    /// The URL of this server for clients.
+    pub public_url: String,
     /// Sign-ins that ask a provider; each blocks a worker.
     asking: Arc<Budget>,
 }
@@ -86,6 +88,7 @@ impl OAuth {
     pub fn new(
         roots: &Roots,
         secrets: HashMap<String, String>,
+        public_url: String,
         asking: &Arc<Budget>,
     ) -> Result<OAuth> {
         Ok(OAuth {
@@ -96,6 +99,7 @@ impl OAuth {
             names: Mutex::default(),
             secrets,
             tickets: Tickets::new()?,
+            public_url,
             asking: Arc::clone(asking),
         })
     }
