@@ -93,18 +93,18 @@ const checks = {
     },
     'accounts: create, listAuthMethods, authWithPassword, requests by mail': async () => {
         const people = ann.collection('people');
-        const body = { email: 'ann@example.com', password: PASSWORD, passwordConfirm: PASSWORD, name: 'Ann' };
+        const body = { email: 'ann@example.net', password: PASSWORD, passwordConfirm: PASSWORD, name: 'Ann' };
         const made = await people.create(body);
         same([made.name, made.verified], ['Ann', false]);
         await refused(people.create(body), 400, 'email', 'validation_not_unique');
         await refused(people.create({ ...body, email: 'x' }), 400, 'email', 'validation_is_email');
         await refused(people.create({ ...body, passwordConfirm: 'x' }), 400, 'passwordConfirm', 'validation_values_mismatch');
         same((await people.listAuthMethods()).password, { enabled: true, identityFields: ['email'] });
-        await refused(people.authWithPassword('ann@example.com', 'wrong'), 400);
-        same((await people.authWithPassword('ann@example.com', PASSWORD)).record.id, made.id);
+        await refused(people.authWithPassword('ann@example.net', 'wrong'), 400);
+        same((await people.authWithPassword('ann@example.net', PASSWORD)).record.id, made.id);
         same(ann.authStore.isSuperuser, false);
-        same((await people.authRefresh()).record.email, 'ann@example.com');
-        same(await people.requestVerification('ann@example.com'), true);
+        same((await people.authRefresh()).record.email, 'ann@example.net');
+        same(await people.requestVerification('ann@example.net'), true);
         same(await people.requestPasswordReset('none@example.com'), true);
         await refused(people.confirmVerification('x'), 400);
         await refused(people.confirmPasswordReset('x', PASSWORD, PASSWORD), 400, 'token', 'validation_invalid_token');
@@ -297,7 +297,7 @@ const checks = {
             const error = await promise.then((it) => assert.fail(JSON.stringify(it)), (it) => it);
             same([status, 404].includes(error.status), true, error.message);
         };
-        await none(people.requestOTP('ann@example.com'), 403);
+        await none(people.requestOTP('ann@example.net'), 403);
         await none(people.authWithOTP('x', 'y'), 403);
         await none(people.authWithOAuth2Code('google', 'code', 'verifier', 'http://127.0.0.1/x'), 403);
         same((await people.listExternalAuths(ann.authStore.record.id)).length, 0);
@@ -335,13 +335,13 @@ const checks = {
         const client = new PocketBase(url, store);
         let changes = 0;
         const end = store.onChange(() => { changes += 1; });
-        await client.collection('people').authWithPassword('ann@example.com', PASSWORD);
+        await client.collection('people').authWithPassword('ann@example.net', PASSWORD);
         same([store.isValid, store.isSuperuser, changes], [true, false, 1]);
         end();
         store.clear();
         same([store.isValid, store.record, changes], [false, null, 1]);
         await new Promise((resolve) => { setTimeout(resolve); });
-        same([kept.length, JSON.parse(kept[0]).record.email, kept[1]], [2, 'ann@example.com', '']);
+        same([kept.length, JSON.parse(kept[0]).record.email, kept[1]], [2, 'ann@example.net', '']);
     },
     'collections: delete': async () => {
         same(await admin.collections.delete('notes'), true);
