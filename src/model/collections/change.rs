@@ -313,7 +313,8 @@ pub fn reconcile_fields(previous: &Collection, next: &mut Collection, problems: 
 fn can_rename(kind: CollectionKind, before: &Field, now: &Field) -> bool {
     const GROUPS: &str = "groups";
     let has_groups = [before, now].iter().any(|it| it.name == GROUPS);
-    !before.labels.system && !(kind == CollectionKind::Auth && has_groups)
+    let decides_groups = kind == CollectionKind::Auth && has_groups;
+    !before.labels.system && !decides_groups
 }
 
 /// Adds a problem for a field that becomes one of those that every record has, or was one.

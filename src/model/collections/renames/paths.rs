@@ -6,6 +6,8 @@
 //! `@request.auth` reaches the fields of all auth collections by their names.
 
 use std::collections::BTreeSet;
+use std::ops::Range;
+use std::sync::Arc;
 
 use super::names::{NamePair, Renames};
 use crate::base::error::{Error, Result};
@@ -125,11 +127,7 @@ impl PathRenamer<'_> {
     }
 
     /// The new form of a name such as `comments_via_post`, and the collection that it leads to.
-    fn back_relation(
-        &self,
-        at: &Collection,
-        name: &str,
-    ) -> Option<(String, &std::sync::Arc<Collection>)> {
+    fn back_relation(&self, at: &Collection, name: &str) -> Option<(String, &Arc<Collection>)> {
         let (written, relation) = name.rsplit_once(VIA)?;
         let target = self.before.find(written)?;
         let field = target.field(relation)?;
@@ -176,7 +174,7 @@ impl PathRenamer<'_> {
         &self,
         text: &str,
         parts: &[FilterPart],
-        pieces: &mut Vec<(std::ops::Range<usize>, String)>,
+        pieces: &mut Vec<(Range<usize>, String)>,
     ) -> Result<()> {
         let renamed = self.renames.collections.iter().filter(|(id, _)| {
             let found = self.before.by_id(id);

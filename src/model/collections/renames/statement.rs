@@ -115,11 +115,10 @@ fn with_aliases(sql: &str, tokens: &[SqlToken], fields: &[&NamePair]) -> (String
 fn selected_columns(tokens: &[SqlToken]) -> BTreeSet<usize> {
     let mut found = BTreeSet::new();
     for select in (0..tokens.len()).filter(|at| tokens[*at].is("SELECT")) {
-        let is_word = |token: &&SqlToken| token.is("DISTINCT") || token.is("ALL");
-        let mut start =
-            select + 1 + usize::from(tokens.get(select + 1).is_some_and(|it| is_word(&it)));
-        let mut depth = 0_usize;
-        for at in start..=tokens.len() {
+        let is_word = |token: &SqlToken| token.is("DISTINCT") || token.is("ALL");
+        let first = select + 1 + usize::from(tokens.get(select + 1).is_some_and(is_word));
+        let (mut start, mut depth) = (first, 0_usize);
+        for at in first..=tokens.len() {
             let token = tokens.get(at);
             let is = |symbol: &str| token.is_some_and(|token| token.is_symbol(symbol));
             let ends = depth == 0 && (is(")") || token.is_none_or(ends_list));
@@ -246,11 +245,7 @@ fn rename_each(
 
 fn column_names(connection: &Connection) -> rusqlite::Result<Vec<String>> {
     let statement = connection.prepare("SELECT * FROM _statement")?;
-    Ok(statement
-        .column_names()
-        .into_iter()
-        .map(str::to_owned)
-        .collect())
+    Ok(statement.column_names().map(str::to_owned).collect())
 }
 
 /// A name as it can stand in a statement: in quotes only if SQLite would take it for something

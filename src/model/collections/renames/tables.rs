@@ -71,7 +71,7 @@ fn rename_columns(tx: &Connection, previous: &Collection, next: &Collection) -> 
     }
     for pair in &pairs {
         let is_it = |other: &&NamePair| other.old.eq_ignore_ascii_case(&pair.new);
-        if has(&pair.new) && !pairs.iter().any(|other| is_it(other)) {
+        if has(&pair.new) && !pairs.iter().any(is_it) {
             move_column_aside(tx, table, &pair.new)?;
         }
     }
