@@ -11,6 +11,31 @@ use crate::model::events::RecordState;
 use crate::model::rules::Fields;
 use crate::store::db::quote;
 
+/// A selected column; its index in the plan is its index in the row.
+pub struct Column {
+    /// Index in `Collection::fields`; none for id, created and updated.
+    pub field: Option<usize>,
+    pub name: &'static str,
+    /// Selected but not written.
+    pub hidden: bool,
+    /// The column is NULL if the caller may not see the value, and is then left out.
+    pub is_guarded: bool,
+    pub excerpt: Option<Excerpt>,
+}
+
+impl Column {
+    /// A column that is only selected.
+    pub fn hidden(field: Option<usize>, name: &'static str) -> Column {
+        Column {
+            field,
+            name,
+            hidden: true,
+            is_guarded: false,
+            excerpt: None,
+        }
+    }
+}
+
 /// The fields wanted of the records of a relation. Without names below it all are. `*` stands for
 /// the relations that are not named.
 pub fn below<'a>(fields: Option<&'a FieldTree>, name: &str) -> Option<&'a FieldTree> {

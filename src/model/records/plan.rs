@@ -10,8 +10,7 @@ use rusqlite::types::{Value as Stored, ValueRef};
 use rusqlite::{CachedStatement, Connection, Row, ToSql};
 
 use super::Scope;
-use super::columns::{below, is_readable, length_of, text_of, wants_below, write_excerpt};
-use super::excerpt::Excerpt;
+use super::columns::{Column, below, is_readable, length_of, text_of, wants_below, write_excerpt};
 use super::limits::Limits;
 use super::query::{
     MAIN, Query, RequestContext, RequestFacts, Trust, back_relation, email_visibility, is_unique,
@@ -54,18 +53,6 @@ pub struct Plan {
 }
 
 const UPDATED: &str = "updated";
-
-/// A selected column; its index in the plan is its index in the row.
-struct Column {
-    /// Index in `Collection::fields`; none for id, created and updated.
-    field: Option<usize>,
-    name: &'static str,
-    /// Selected but not written.
-    hidden: bool,
-    /// The column is NULL if the caller may not see the value, and is then left out.
-    is_guarded: bool,
-    excerpt: Option<Excerpt>,
-}
 
 /// Parts of a record that are not columns.
 struct SystemParts {
@@ -476,13 +463,7 @@ impl Planner<'_> {
         let column = match columns.iter().position(|column| column.field == Some(at)) {
             Some(column) => column,
             None => {
-                columns.push(Column {
-                    field: Some(at),
-                    name: "",
-                    hidden: true,
-                    is_guarded: false,
-                    excerpt: None,
-                });
+                columns.push(Column::hidden(Some(at), ""));
                 columns.len() - 1
             }
         };
@@ -521,13 +502,7 @@ impl Planner<'_> {
         let is_id = |column: &Column| column.field.is_none() && column.name == "id";
         let column = columns.iter().position(is_id).unwrap_or(columns.len());
         if column == columns.len() {
-            columns.push(Column {
-                field: None,
-                name: "id",
-                hidden: true,
-                is_guarded: false,
-                excerpt: None,
-            });
+            columns.push(Column::hidden(None, "id"));
         }
         let key = RecordKey::Naming(at);
         let plan = self.plan(target, below(fields, name), tree, &key, &grant);
