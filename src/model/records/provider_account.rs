@@ -1,5 +1,5 @@
-//! The account of a user of a provider, inside a transaction: finds it, creates it, and applies what
-//! the provider says about its address.
+//! The account of a user of a provider, inside a transaction: finds it, creates it, and applies
+//! what the provider says about its address.
 
 use std::sync::Arc;
 
