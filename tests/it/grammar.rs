@@ -242,6 +242,19 @@ fn rules_see_the_request() {
     }
 }
 
+#[test]
+fn a_view_rule_can_admit_records_in_expansions_only() {
+    let (_server, admin, ann) = with_teams("");
+    let rule = json!({"viewRule": "@request.context = 'expand'"});
+    admin.patch("/api/collections/members", &rule).expect(200);
+    ann.get("/api/collections/members/records/red").expect(404);
+    let path = "/api/collections/teams/records/red?expand=members_via_team";
+    let team = ann.get(path).expect(200).json;
+    assert_eq!(team["expand"]["members_via_team"][0]["id"], "red");
+    admin.patch("/api/collections/teams", &rule).expect(200);
+    ann.get(path).expect(404);
+}
+
 /// An application that shows what was published before now wrote `published <= @now`.
 #[test]
 fn an_empty_field_is_smaller_than_any_value_and_a_missing_one_only_differs() {
@@ -295,6 +308,20 @@ fn an_empty_field_is_smaller_than_any_value_and_a_missing_one_only_differs() {
         // The tasks of a team without any do not count.
         ("team.tasks_via_team.others.name >= 'g'", "later"),
         ("team.tasks_via_others.title >= 'c'", ""),
+        // Without a ? a function asks for all values, as a path does.
+        ("strftime('%Y', others.tasks_via_others.due) = '2999'", ""),
+        (
+            "strftime('%Y', others.tasks_via_others.due) ?= '2999'",
+            "later unnamed",
+        ),
+        (
+            "strftime('%Y', others.tasks_via_others.due) > '2900'",
+            "later unnamed",
+        ),
+        (
+            "NOT (strftime('%Y', others.tasks_via_others.due) = '2999')",
+            "empty later old unnamed",
+        ),
     ] {
         assert_eq!(found(&admin, "tasks", filter), expected, "{filter}");
     }

@@ -15,9 +15,10 @@ class Compare(NamedTuple):
     left: str
     op: str
     right: str
+    comment: str = ""
 
     def text(self):
-        return f"{self.left} {self.op} {self.right}"
+        return f"{self.left} {self.op} {self.right}{self.comment}"
 
     def of_pocketbase(self):
         """The words that mean there what ours mean here. A value that the request does not have equals nothing here; there
@@ -40,6 +41,8 @@ def render(tree, is_pocketbase=False):
 
 def smaller(tree):
     """Trees with a part less."""
+    if isinstance(tree, Compare) and tree.comment:
+        yield tree._replace(comment="")
     if isinstance(tree, list):
         yield from tree[1:]
         for at in range(1, len(tree)):
@@ -127,8 +130,7 @@ class Maker:
             single = [f"{it}.id" for it, (_, several) in self.world.relations[name].items() if several == 1]
             right = rng.choice(single or ["id"])
         if field and field["type"] == "date" and rng.random() < 0.1:
-            # Without the ? PocketBase asks all of several values.
-            return Compare(f"strftime('%Y', {prefix}{path})", rng.choice(["?=", "?!="]), "'2020'")
+            return Compare(f"strftime('%Y', {prefix}{path})", rng.choice(["=", "?=", "!=", "?!=", ">", "?<="]), "'2022'")
         if field and field["type"] == "geoPoint" and rng.random() < 0.5:
             point = prefix + path[:-4]
             return Compare(f"geoDistance({point}.lon, {point}.lat, 9, 48)", rng.choice(["<", ">", "<="]), "700")
@@ -149,6 +151,7 @@ class Maker:
             return Compare(*rng.choice([("@request.method", "=", '"GET"'), ("@request.method", "!=", '"PATCH"'),
                                         ("@request.query.q:isset", "=", "true"), ("@request.query.no:isset", "=", "true"),
                                         ("@request.headers.x_a", "=", '"1"'), ("@request.context", "=", '"default"'),
+                                        ("@request.context", "!=", '"expand"'),
                                         ("@request.query.q", "~", '"a"'), ("@request.query.q:lower", "=", '"abc"'),
                                         ("@request.query.no", "!~", '"a"')]))
         of_body = place in ("create", "update") and pick < 0.7
@@ -166,11 +169,13 @@ class Maker:
         end = path.split(".")[0] + "." + path.split(".")[1] + "." + self.end(field)
         if field["type"] in ("json", "geoPoint"):
             end = path + (".a" if field["type"] == "json" else ".lon")
-        return Compare(end, self.operator(end, field), self.literal(end, field))
+        op, right = self.operator(end, field), self.literal(end, field)
+        # An empty field of the request contains no text here, not even the empty one.
+        return Compare(end, op, '"a"' if op == "!~" and right == '""' else right)
 
     def condition(self, name, place, depth=2):
         """A tree: a comparison, or a list of trees behind && or ||."""
         if depth == 0 or self.rng.random() < 0.5:
-            return self.compare(name, place)
+            return self.compare(name, place)._replace(comment=self.rng.choice([" // x\n", *[""] * 9]))
         joint = self.rng.choice(["&&", "&&", "||"])
         return [joint, *(self.condition(name, place, depth - 1) for _ in range(self.rng.randint(2, 3)))]

@@ -8,6 +8,8 @@ JSONS = [None, 1, "a", True, [1, 2], {"a": 1, "b": {"c": ["x", 2]}}, {"a": "z"},
 VALUES = {"text": TEXTS, "number": NUMBERS, "bool": [True, False], "date": DATES, "json": JSONS, "email": ["", "a@example.com"],
           "url": ["", "https://example.com/a?b"], "editor": ["", "a", "<p>some <b>bold</b> text</p>"],
           "geoPoint": [{"lon": 0, "lat": 0}, {"lon": 9.5, "lat": 48.1}, {"lon": -60, "lat": -10.25}]}
+ID = {"name": "id", "type": "text", "primaryKey": True, "required": True, "system": True, "min": 15, "max": 15,
+      "pattern": "^[a-z0-9]+$", "autogeneratePattern": "[a-z0-9]{15}"}
 FIELDS = [("t", {"type": "text"}), ("n", {"type": "number"}), ("b", {"type": "bool"}), ("d", {"type": "date"}),
           ("s", {"type": "select", "values": CHOICES, "maxSelect": 3}),
           ("o", {"type": "select", "values": CHOICES, "maxSelect": 1}), ("j", {"type": "json"}), ("e", {"type": "email"}),
@@ -88,7 +90,8 @@ class World:
             ids = side.__dict__.setdefault("ids", {})
             related = [{"name": field, "type": "relation", "maxSelect": several, "collectionId": ids[to], **options.get(field, {})}
                        for field, (to, several) in relations.items()]
-            body = {"name": name, "type": "auth" if name == self.users else "base", "fields": fields + related, "listRule": "",
+            # A definition that does not list the id allows shorter ones here.
+            body = {"name": name, "type": "auth" if name == self.users else "base", "fields": [ID, *fields, *related], "listRule": "",
                     "viewRule": "", "createRule": "", "updateRule": "", "deleteRule": ""}
             ids[name] = side.ask("POST", "/api/collections", body)["id"]
 

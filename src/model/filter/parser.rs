@@ -133,8 +133,10 @@ impl Parser {
         match self.next().ok_or_else(ends_early)? {
             Token::Op(op, any) => {
                 let right = self.operand()?;
-                let is_call = |operand: &Operand| matches!(operand, Operand::Call(..));
-                let any = any || is_call(&left) || is_call(&right);
+                // As in PocketBase, a distance always asks for any of several places.
+                let is_distance =
+                    |operand: &Operand| matches!(operand, Operand::Call(Function::GeoDistance, _));
+                let any = any || is_distance(&left) || is_distance(&right);
                 Ok(Expr::Compare(Comparison {
                     left,
                     op,

@@ -96,10 +96,15 @@ impl Plan {
         key: &RecordKey,
         grant: &Grant,
     ) -> Result<Plan> {
+        let expanded = RequestFacts {
+            context: "expand",
+            ..scope.facts.clone()
+        };
         let planner = Planner {
             collections: &scope.collections,
             identity: &scope.identity,
             facts: &scope.facts,
+            expanded: &expanded,
             limits: Limits::new(&scope.output),
         };
         planner.plan(collection, shape.fields.as_ref(), &shape.expand, key, grant)
@@ -365,6 +370,8 @@ struct Planner<'a> {
     collections: &'a Collections,
     identity: &'a Identity,
     facts: &'a RequestFacts,
+    /// The facts for the rules of records to expand.
+    expanded: &'a RequestFacts,
     limits: Limits,
 }
 
@@ -437,6 +444,15 @@ impl Planner<'_> {
         })
     }
 
+    /// The planner of records to expand.
+    fn below(&self) -> Planner<'_> {
+        Planner {
+            facts: self.expanded,
+            limits: self.limits.clone(),
+            ..*self
+        }
+    }
+
     /// The relation of this name and its target, if the caller may see the field.
     fn relation(
         &self,
@@ -470,7 +486,13 @@ impl Planner<'_> {
         let grant = target.grant(Operation::View, self.identity);
         let plan = match grant.access {
             Access::Denied => None,
-            _ => Some(self.plan(target, below(fields, name), tree, &RecordKey::Id, &grant)?),
+            _ => {
+                let fields = below(fields, name);
+                Some(
+                    self.below()
+                        .plan(target, fields, tree, &RecordKey::Id, &grant)?,
+                )
+            }
         };
         Ok(Expand {
             name: name.clone(),
@@ -505,7 +527,8 @@ impl Planner<'_> {
             columns.push(Column::hidden(None, "id"));
         }
         let key = RecordKey::Naming(at);
-        let plan = self.plan(target, below(fields, name), tree, &key, &grant);
+        let fields = below(fields, name);
+        let plan = self.below().plan(target, fields, tree, &key, &grant);
         let is_one = !relation.is_multiple() && is_unique(target, relation);
         Some(plan.map(|plan| Expand {
             name: name.to_owned(),

@@ -41,7 +41,8 @@ fn distance((lon_a, lat_a): (f64, f64), (lon_b, lat_b): (f64, f64)) -> f64 {
 }
 
 impl Query<'_> {
-    /// The value of a function. A path to several values takes the rows of the condition in turn.
+    /// The value of a function. A path to several values takes the rows of the condition in turn,
+    /// or has rows of its own if the comparison asks for all values.
     pub(super) fn call(
         &mut self,
         function: Function,
@@ -55,6 +56,7 @@ impl Query<'_> {
             )))
         };
         let (mut parts, mut guards, mut from_request) = (Vec::new(), Vec::new(), false);
+        let mut rows: Vec<String> = Vec::new();
         for (at, argument) in arguments.iter().enumerate() {
             let is_text = matches!(argument, Operand::Literal(Literal::Text(_)));
             match (function, at) {
@@ -73,7 +75,11 @@ impl Query<'_> {
             parts.push(match argument.value {
                 OperandValue::Constant(value) => self.bind(value),
                 OperandValue::One { sql } => sql,
-                OperandValue::Many { .. } | OperandValue::Constants(_) => {
+                OperandValue::Many { from, sql } => {
+                    rows.push(from);
+                    sql
+                }
+                OperandValue::Constants(_) => {
                     return refuse("has several values, and they are no rows");
                 }
             });
@@ -82,10 +88,15 @@ impl Query<'_> {
             Function::GeoDistance => (GEO_DISTANCE, ComparisonType::Number, "REAL"),
             Function::Strftime => ("strftime", ComparisonType::Text, "TEXT"),
         };
+        // The cast makes SQLite compare it as a column of this type.
+        let sql = format!("CAST({name}({}) AS {affinity})", parts.join(", "));
         Ok(ResolvedOperand {
-            value: OperandValue::One {
-                // The cast makes SQLite compare it as a column of this type.
-                sql: format!("CAST({name}({}) AS {affinity})", parts.join(", ")),
+            value: match rows.is_empty() {
+                true => OperandValue::One { sql },
+                false => OperandValue::Many {
+                    from: rows.join(", "),
+                    sql,
+                },
             },
             kind: Some(kind),
             from_request,
