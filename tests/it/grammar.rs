@@ -12,7 +12,9 @@ const NOTES: &str = "/api/collections/notes/records";
 fn with_teams(rule: &str) -> (Server, Api, Api) {
     let server = Server::start();
     let admin = server.admin();
-    let users = json!({"name": "users", "type": "auth", "createRule": "", "viewRule": ""});
+    let users = json!({"name": "users", "type": "auth", "createRule": "", "viewRule": "", "fields": [
+        {"name": "tags", "type": "select", "values": ["a", "b"], "maxSelect": 2},
+    ]});
     admin.post("/api/collections", users).expect(200);
     let teams = json!({"name": "teams", "viewRule": "", "listRule": "", "fields": [
         {"name": "name", "type": "text"},
@@ -33,7 +35,7 @@ fn with_teams(rule: &str) -> (Server, Api, Api) {
     ]});
     admin.post("/api/collections", notes).expect(200);
     let account = json!({"email": "ann@example.com", "password": "password-1",
-        "passwordConfirm": "password-1"});
+        "passwordConfirm": "password-1", "tags": ["a", "b"]});
     let path = "/api/collections/users/records";
     let ann = admin.post(path, account).expect(200).json["id"].clone();
     for (id, role) in [("red", "lead"), ("blue", "guest"), ("green", "")] {
@@ -349,6 +351,10 @@ fn nothing_but_inequality_is_true_of_a_value_that_the_request_does_not_have() {
         ("@request.auth.email:lower !~ 'spam'", "", "blue green red"),
         ("@request.auth.email:length < 5", "", "blue green red"),
         ("team.members_via_team.user !~ @request.auth.id", "", ""),
+        // One of the tags contains it, but not each.
+        ("@request.auth.tags ~ 'b'", "", "blue green red"),
+        ("@request.auth.tags:each ~ 'b'", "", ""),
+        ("@request.auth.tags:each ?~ 'b'", "", "blue green red"),
     ] {
         let (server, _, ann) = with_teams(rule);
         assert_eq!(found(&server.api(), "notes", ""), of_guest, "{rule}");

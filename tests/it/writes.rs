@@ -253,6 +253,21 @@ fn one_field_is_mentioned_once_and_whole_numbers_stay_exact() {
 }
 
 #[test]
+fn a_required_number_does_not_become_zero_by_a_sum() {
+    let server = Server::start();
+    let api = server.admin();
+    let stock =
+        json!({"name": "stock", "fields": [{"name": "left", "type": "number", "required": true}]});
+    api.post("/api/collections", stock).expect(200);
+    let path = "/api/collections/stock/records";
+    api.post(path, json!({"id": "pens", "left": 2})).expect(200);
+    let path = format!("{path}/pens");
+    api.patch(&path, json!({"left-": 1})).expect(200);
+    let reply = api.patch(&path, json!({"left-": 1})).expect(400);
+    assert_eq!(reply.text("/data/left/code"), "validation_required");
+}
+
+#[test]
 fn a_record_and_an_error_have_a_largest_size() {
     let server = Server::start();
     let admin = blog(&server);

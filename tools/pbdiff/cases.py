@@ -245,6 +245,8 @@ class WriteCase(Case):
             out.append([status, self.answer(status, answer), self.stored(world, side) if status < 300 else None])
         if is_changed:
             world.fill()
+        if REFUSED not in out and self.asks_for_invalid(out):
+            out = [[400, None, None]] * 2
         if REFUSED not in out and out[0][0] == out[1][0] == 400:
             out[0][1], out[1][1] = without_relations(out[0][1]), without_relations(out[1][1])
             out[0][1] = without_fields(out[0][1], out[1][1])
@@ -252,6 +254,13 @@ class WriteCase(Case):
             if any((body or {}).get("id", world.id(key)) != world.id(key) for _, key, body in self.writes):
                 out[0][1] = out[1][1] = None
         return out
+
+    def asks_for_invalid(self, out):
+        """True if both refuse the request, and its rule asks for a field whose value is invalid, which a rule does not see here."""
+        rule = render(self.tree) if self.tree else ""
+        fields = set().union(*(fields_of(errors) for _, errors, _ in out))
+        is_asked = any(re.search(rf"@request\.body\.{it}\b", rule) for it in fields)
+        return is_asked and all(status >= 400 for status, _, _ in out)
 
     def send(self, world, side, token):
         if self.is_batch:
@@ -283,6 +292,14 @@ def without_fields(ours, theirs):
     if isinstance(ours, dict) and isinstance(theirs, dict) and set(ours) == set(theirs):
         return {name: without_fields(it, theirs[name]) if isinstance(it, dict) else it for name, it in ours.items()}
     return ours
+
+
+def fields_of(errors):
+    """The names of fields in errors."""
+    if not isinstance(errors, dict):
+        return set()
+    own = {name for name, it in errors.items() if isinstance(it, dict) and set(it) == {"code"}}
+    return own.union(*map(fields_of, errors.values()))
 
 
 def without_relations(errors):

@@ -217,8 +217,12 @@ fn add(field: &Field, current: &FieldValue, amount: &Stored) -> Result<FieldValu
     if !sum.is_finite() {
         return value::field_error("validation_max_number_constraint", "The sum is too large.");
     }
-    value::check_number(field, sum)
-        .map(|()| FieldValue::Scalar(exact.map_or(Stored::Real(sum), Stored::Integer)))
+    value::check_number(field, sum)?;
+    let sum = FieldValue::Scalar(exact.map_or(Stored::Real(sum), Stored::Integer));
+    match field.required && value::is_blank(field, &sum) {
+        true => Err(value::required_error()),
+        false => Ok(sum),
+    }
 }
 
 /// Checks that every record that a relation names exists and that the caller may view it. A hidden

@@ -70,7 +70,11 @@ impl<'a> Query<'a> {
             return Err(unknown(path));
         }
         let side = self.plain_auth_value(path, first, rest, trust)?;
-        modified(side, modifier, first)
+        let side = modified(side, modifier, first)?;
+        Ok(match modifier {
+            Some(Modifier::Each) => self.expand_multi(side),
+            _ => side,
+        })
     }
 
     fn plain_auth_value(

@@ -86,7 +86,7 @@ fn set(field: &Field, value: FieldValue) -> FieldResult<FieldChange> {
 
 /// True for a value that a required field does not accept: an unset one, 0 of a number that is not
 /// nullable, and false.
-fn is_blank(field: &Field, value: &FieldValue) -> bool {
+pub fn is_blank(field: &Field, value: &FieldValue) -> bool {
     match value {
         FieldValue::Scalar(Stored::Integer(0)) => !field.nullable,
         FieldValue::Scalar(Stored::Real(number)) => !field.nullable && *number == 0.0,
