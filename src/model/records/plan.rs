@@ -96,10 +96,7 @@ impl Plan {
         key: &RecordKey,
         grant: &Grant,
     ) -> Result<Plan> {
-        let expanded = RequestFacts {
-            context: "expand",
-            ..scope.facts.clone()
-        };
+        let expanded = scope.facts.in_context("expand");
         let planner = Planner {
             collections: &scope.collections,
             identity: &scope.identity,
@@ -527,8 +524,9 @@ impl Planner<'_> {
             columns.push(Column::hidden(None, "id"));
         }
         let key = RecordKey::Naming(at);
-        let fields = below(fields, name);
-        let plan = self.below().plan(target, fields, tree, &key, &grant);
+        let plan = self
+            .below()
+            .plan(target, below(fields, name), tree, &key, &grant);
         let is_one = !relation.is_multiple() && is_unique(target, relation);
         Some(plan.map(|plan| Expand {
             name: name.to_owned(),

@@ -47,6 +47,15 @@ pub struct SentText {
     pub headers: Vec<(String, String)>,
 }
 
+impl RequestFacts {
+    pub fn in_context(&self, context: &'static str) -> RequestFacts {
+        RequestFacts {
+            context,
+            ..self.clone()
+        }
+    }
+}
+
 impl Default for RequestFacts {
     fn default() -> RequestFacts {
         RequestFacts {
