@@ -480,16 +480,11 @@ impl Planner<'_> {
                 columns.len() - 1
             }
         };
+        let (fields, key) = (below(fields, name), RecordKey::Id);
         let grant = target.grant(Operation::View, self.identity);
         let plan = match grant.access {
             Access::Denied => None,
-            _ => {
-                let fields = below(fields, name);
-                Some(
-                    self.below()
-                        .plan(target, fields, tree, &RecordKey::Id, &grant)?,
-                )
-            }
+            _ => Some(self.below().plan(target, fields, tree, &key, &grant)?),
         };
         Ok(Expand {
             name: name.clone(),
