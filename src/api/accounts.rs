@@ -288,6 +288,7 @@ pub fn confirm_page(_: &Call<'_>) -> Result<Response> {
 /// The log-in methods of a collection, in the form that PocketBase's clients read.
 pub fn methods(call: &Call<'_>) -> Result<Response> {
     let (mut has_providers, mut providers) = (false, Vec::new());
+    let mut code_seconds = None;
     let (has_passwords, fields) = match is_admins(call) {
         true => (true, vec!["email".to_owned()]),
         false => {
@@ -296,6 +297,8 @@ pub fn methods(call: &Call<'_>) -> Result<Response> {
             let fields = fields.map(str::to_owned).collect();
             has_providers = realm.collection.auth.has_providers();
             providers = oauth::methods(call, &realm);
+            let settings = &realm.collection.auth;
+            code_seconds = settings.has_codes().then(|| settings.code_seconds());
             (realm.collection.auth.has_passwords(), fields)
         }
     };
@@ -303,7 +306,7 @@ pub fn methods(call: &Call<'_>) -> Result<Response> {
         "password": {"enabled": has_passwords, "identityFields": fields},
         "oauth2": {"enabled": has_providers, "providers": providers},
         "mfa": {"enabled": false, "duration": 0},
-        "otp": {"enabled": false, "duration": 0},
+        "otp": {"enabled": code_seconds.is_some(), "duration": code_seconds.unwrap_or(0)},
         // Where older clients read them.
         "authProviders": providers,
         "emailPassword": fields.iter().any(|field| field == "email"),

@@ -29,6 +29,7 @@ mod backups;
 mod batch;
 mod body;
 mod call;
+mod codes;
 mod collection_list;
 mod collections;
 pub mod cors;

@@ -4,7 +4,7 @@ use std::fmt;
 
 use super::call::Call;
 use super::{
-    accounts, admins, backups, batch, collections, cron, crons, dashboard, databases,
+    accounts, admins, backups, batch, codes, collections, cron, crons, dashboard, databases,
     external_auths, file_usage, files, health, keys, logs, metrics, oauth, oauth_redirect,
     realtime, records, replicated_databases, replicated_files, sdk, settings, sql, stats,
     superusers, views, webhooks, workflow_starts, workflows,
@@ -145,7 +145,7 @@ const fn route(
 
 /// All endpoints.
 #[rustfmt::skip]
-pub const ROUTES: [Route; 151] = {
+pub const ROUTES: [Route; 153] = {
     use RouteAccess::{Account, Admin, Operate, Public, Replica, Rules, Scope, Watch, Work};
     use KeyScope::{Collections, Databases, Service};
     use OnReplica::{Own, Refuse, Serve};
@@ -235,6 +235,8 @@ pub const ROUTES: [Route; 151] = {
         route(Get,    "/api/collections/{collection}/auth-methods",    Public, Database, Serve,  accounts::methods),
         small(route(Post,   "/api/collections/{collection}/auth-with-password",     Public,  Database, Serve,  accounts::auth_with_password)),
         route(Post,   "/api/collections/{collection}/auth-with-oauth2",       Public,  Database, Refuse, oauth::auth_with_oauth2),
+        small(route(Post,   "/api/collections/{collection}/request-otp",            Public,  Database, Refuse, codes::request_otp)),
+        small(route(Post,   "/api/collections/{collection}/auth-with-otp",          Public,  Database, Refuse, codes::auth_with_otp)),
         small(route(Post,   "/api/collections/{collection}/auth-refresh",           Account, Database, Serve,  accounts::auth_refresh)),
         small(route(Post,   "/api/collections/{collection}/impersonate/{id}",       Admin,   Database, Serve,  accounts::impersonate)),
         small(route(Post,   "/api/collections/{collection}/request-verification",   Public,  Database, Refuse, accounts::request_verification)),

@@ -112,7 +112,7 @@ const BATCHES: [u16; 17] = [
 ];
 
 #[rustfmt::skip]
-const ROWS: [Row; 151] = {
+const ROWS: [Row; 153] = {
     use Admits::{Accounts, Admins, AdminsAnd, All, Each, Identified, Operators, Replicas, Watchers, Workers};
     [
         row("GET /api/health", "/api/health", "", All(200)),
@@ -270,6 +270,8 @@ const ROWS: [Row; 151] = {
         row("GET /api/collections/{collection}/auth-methods", "/api/collections/users/auth-methods", "", All(200)),
         row("POST /api/collections/{collection}/auth-with-password", "/api/collections/users/auth-with-password", "{}", All(400)),
         row("POST /api/collections/{collection}/auth-with-oauth2", "/api/collections/users/auth-with-oauth2", "{}", All(403)),
+        row("POST /api/collections/{collection}/request-otp", "/api/collections/users/request-otp", "{}", All(403)),
+        row("POST /api/collections/{collection}/auth-with-otp", "/api/collections/users/auth-with-otp", "{}", All(403)),
         row("POST /api/collections/{collection}/auth-refresh", "/api/collections/users/auth-refresh", "", Accounts(200, 403)),
         row("POST /api/collections/{collection}/request-verification", "/api/collections/users/request-verification", "{}", All(400)),
         row("POST /api/collections/{collection}/confirm-verification", "/api/collections/users/confirm-verification", "{}", All(400)),

@@ -222,7 +222,12 @@ impl Auth {
         self.hasher.hash(HashPriority::uncounted(from), password)
     }
 
-    fn apply_change(&self, realm: &Realm, secrets: Secrets, change: AccountChange) -> Result<()> {
+    pub(super) fn apply_change(
+        &self,
+        realm: &Realm,
+        secrets: Secrets,
+        change: AccountChange,
+    ) -> Result<()> {
         let (scope, collection) = (
             realm.scope(Identity::Anonymous),
             Arc::clone(&realm.collection),

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use super::credentials::Credentials;
 use super::hasher::{HashPriority, PasswordHasher};
 use super::keys::Keys;
+use super::mailed_codes::MailedCodes;
 use super::one_time_codes::OneTimeCodes;
 use super::signers::{OPERATOR, REPLICA_TOKEN_MS};
 use super::throttle::Throttle;
@@ -45,6 +46,7 @@ pub struct Auth {
     pub(super) addresses: Throttle,
     pub(super) hashes: Throttle,
     pub(super) codes: OneTimeCodes,
+    pub(super) mailed: MailedCodes,
     pub keys: Keys,
     pub(super) settings: AuthSettings,
 }
@@ -105,6 +107,7 @@ impl Auth {
             addresses: Throttle::new(throttle::ADDRESSES),
             hashes: Throttle::new(throttle::HASHES),
             codes: OneTimeCodes::default(),
+            mailed: MailedCodes::new()?,
             settings,
         })
     }

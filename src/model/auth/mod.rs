@@ -3,10 +3,10 @@
 //! [`Auth`] is in `authentication`, and has a file per task: `identify` finds the identity of a
 //! request, `issued_tokens` issues tokens of services and files, `admin_sessions` signs admins in,
 //! `accounts` signs in records of auth collections, and `account_changes` changes their passwords
-//! and addresses; `provider_sign_in` signs in accounts of providers. These use `password`, which
-//! hashes and verifies, `hasher`, which does so on threads of its own, `throttle`, which limits
-//! attempts, and `token`, which signs and reads JWTs. `admins` and `keys` are tables. `webhook`
-//! signs outgoing calls.
+//! and addresses; `provider_sign_in` signs in accounts of providers, and `code_sign_in` accounts
+//! that get a code by mail. These use `password`, which hashes and verifies, `hasher`, which does so
+//! on threads of its own, `throttle`, which limits attempts, and `token`, which signs and reads
+//! JWTs. `admins` and `keys` are tables. `webhook` signs outgoing calls.
 //!
 //! The server stores no sessions. A token holds a part that depends on the current password and
 //! address of its account, which is looked up with each request, so a change of either ends all
@@ -28,12 +28,14 @@ pub mod accounts;
 mod admin_sessions;
 pub mod admins;
 mod authentication;
+pub mod code_sign_in;
 mod credentials;
 mod hasher;
 mod identify;
 mod imported_passwords;
 mod issued_tokens;
 pub mod keys;
+mod mailed_codes;
 mod one_time_codes;
 pub mod password;
 pub mod provider_sign_in;

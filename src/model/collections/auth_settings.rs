@@ -255,6 +255,29 @@ impl AuthSettings {
         list.filter_map(Value::as_str).collect()
     }
 
+    /// True if accounts can sign in with a code that is mailed.
+    pub fn has_codes(&self) -> bool {
+        self.at(&["otp", "enabled"]) == &Value::Bool(true)
+    }
+
+    /// The lifetime of a mailed code.
+    pub fn code_seconds(&self) -> u64 {
+        self.at(&["otp", "duration"]).as_u64().unwrap_or(180)
+    }
+
+    /// The number of digits of a mailed code.
+    pub fn code_length(&self) -> usize {
+        let length = self.at(&["otp", "length"]).as_u64();
+        length.and_then(|it| usize::try_from(it).ok()).unwrap_or(8)
+    }
+
+    /// The subject and the body of mails with codes.
+    pub fn code_template(&self) -> (&str, &str) {
+        let part = |name| self.at(&["otp", "emailTemplate", name]).as_str();
+        let (subject, body) = (part("subject"), part("body"));
+        (subject.unwrap_or_default(), body.unwrap_or_default())
+    }
+
     /// The rule of the accounts that need a second factor, which the server cannot ask for yet; an
     /// empty rule means all accounts.
     pub fn second_factor(&self) -> Option<&str> {
@@ -283,9 +306,6 @@ impl AuthSettings {
         let mut list = Vec::new();
         if is_on("mfa") {
             list.push("mfa: a second factor cannot be asked for yet, so accounts that need one cannot sign in.");
-        }
-        if is_on("otp") {
-            list.push("otp: one-time passwords are not supported yet; nothing is sent.");
         }
         if is_on("authAlert") {
             list.push("authAlert: no mail is sent after a login from a new location yet.");

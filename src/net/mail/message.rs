@@ -26,6 +26,8 @@ const ADDRESS_BYTES_MAX: usize = 254;
 pub enum MailPurpose {
     Verification,
     Reset,
+    /// A one-time code.
+    Code,
     /// Sent to an address that an account claims as its new one.
     NewAddress,
 }
@@ -34,7 +36,7 @@ impl MailPurpose {
     /// The number of mails of this purpose that a queue of `queue` mails accepts.
     pub fn share(self, queue: usize) -> usize {
         match self {
-            MailPurpose::Verification | MailPurpose::Reset => queue * 2 / 5,
+            MailPurpose::Verification | MailPurpose::Reset | MailPurpose::Code => queue * 2 / 5,
             MailPurpose::NewAddress => queue / 5,
         }
     }
@@ -46,7 +48,7 @@ pub struct Mail {
     pub to: String,
     pub subject: String,
     pub text: String,
-    /// The link in `text`, logged if there is no mail server.
+    /// The link or code in `text`, logged if there is no mail server.
     pub link: String,
 }
 

@@ -10,6 +10,7 @@ use crate::support::wait_until;
 
 mod addresses;
 mod attacks;
+mod codes;
 mod keys;
 mod links;
 mod log_ins;
