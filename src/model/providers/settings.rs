@@ -237,7 +237,7 @@ mod tests {
         let mut found = Vec::new();
         let mut list = list.as_array().unwrap().clone();
         check_providers(&mut list, &mut |key, code, _| {
-            found.push(format!("{key} {code}"))
+            found.push(format!("{key} {code}"));
         });
         found
     }

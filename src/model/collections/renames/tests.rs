@@ -128,6 +128,16 @@ fn paths_of_rules_follow_and_everything_else_stays() {
     ] {
         assert_eq!(paths.filter(root, rule).unwrap(), expected);
     }
+}
+
+#[test]
+fn paths_of_sorts_follow() {
+    let (before, renames) = renamed(&PAIRS);
+    let paths = PathRenamer {
+        before: &before,
+        renames: &renames,
+    };
+    let root = before.find("posts").unwrap();
     for (sort, expected) in [
         (
             "-title, +owner.role ,@random",
