@@ -127,7 +127,7 @@ fn a_key_may_be_for_some_databases_and_collections_only() {
 }
 
 /// Paths that answer in every database without a look at credentials.
-const UNIDENTIFIED: [&str; 15] = [
+const UNIDENTIFIED: [&str; 21] = [
     "/api/health",
     "/api/auth/login",
     "/api/auth/request-verification",
@@ -138,6 +138,12 @@ const UNIDENTIFIED: [&str; 15] = [
     "/api/auth/confirm-email-change",
     "/api/collections/{collection}/auth-methods",
     "/api/collections/{collection}/auth-with-password",
+    "/api/collections/{collection}/auth-with-oauth2",
+    "/api/collections/{collection}/auth-with-oauth2/{provider}",
+    "/api/auth/oauth2/{provider}",
+    "/api/auth/code",
+    "/api/collections/{collection}/auth-with-code",
+    "/api/oauth2-redirect",
     "/api/collections/{collection}/request-verification",
     "/api/collections/{collection}/confirm-verification",
     "/api/collections/{collection}/request-password-reset",
