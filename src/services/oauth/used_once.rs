@@ -62,7 +62,8 @@ mod tests {
         assert!(!used.take_at(&["a", "b"], now + KEPT / 2));
         assert!(used.take_at(&["a", "c"], now));
         assert!(used.take_at(&["a", "b"], now + KEPT));
-        assert_eq!(lock(&used.0).values.len(), lock(&used.0).order.len());
+        let state = lock(&used.0);
+        assert_eq!(state.values.len(), state.order.len());
     }
 
     #[test]
