@@ -4,8 +4,8 @@
 //! request, `issued_tokens` issues tokens of services and files, `admin_sessions` signs admins in,
 //! `accounts` signs in records of auth collections, and `account_changes` changes their passwords
 //! and addresses; `provider_sign_in` signs in accounts of providers, and `code_sign_in` accounts
-//! that get a code by mail. These use `password`, which hashes and verifies, `hasher`, which does so
-//! on threads of its own, `throttle`, which limits attempts, and `token`, which signs and reads
+//! that get a code by mail. These use `password`, which hashes and verifies, `hasher`, which does
+//! so on threads of its own, `throttle`, which limits attempts, and `token`, which signs and reads
 //! JWTs. `admins` and `keys` are tables. `webhook` signs outgoing calls.
 //!
 //! The server stores no sessions. A token holds a part that depends on the current password and
