@@ -85,6 +85,8 @@ impl World {
                 return Some(known(one_list(values_of_json(json))));
             }
             (_, Value::Json(json)) => return Some(known(one_of_json(json, rest))),
+            // Json without the value has none, where other fields are empty.
+            _ if field.is_json() => return Some(known(Vec::new())),
             _ if rest.is_empty() => {
                 let side = known(values_of(value)).of_class(class_of_constant(field));
                 return Some(side.or_empty());
