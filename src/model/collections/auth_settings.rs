@@ -361,12 +361,20 @@ fn merge(stored: &mut Value, given: &Value, key: &str, problems: &mut Problems) 
     }
 }
 
+/// Keeps the stored secret of a provider that is sent without one. It never moves to another place
+/// where codes are exchanged.
 fn keep_secret(provider: &mut Value, before: &Value) {
     let has_secret = provider["clientSecret"]
         .as_str()
         .is_some_and(|it| !it.is_empty());
     let mut known = before.as_array().into_iter().flatten();
-    let same = known.find(|it| it["name"] == provider["name"]);
+    let text = |it: &Value, name: &str| it[name].as_str().unwrap_or_default().to_owned();
+    let is_same = |it: &Value, name: &str| text(it, name) == text(provider, name);
+    let same = known.find(|it| {
+        ["name", "tokenURL", "issuer"]
+            .iter()
+            .all(|name| is_same(it, name))
+    });
     if let (false, Some(secret), Value::Object(object)) = (
         has_secret,
         same.and_then(|it| it.get("clientSecret")),

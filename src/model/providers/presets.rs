@@ -252,7 +252,9 @@ pub const PRESETS: [Preset; 32] = [
         profile: Profile {
             name: &["/kakao_account/profile/nickname"],
             email: "/kakao_account/email",
-            verified: Verified::At("/kakao_account/is_email_verified"),
+            // is_email_verified stays true after another account has verified the address; the
+            // flag is_email_valid alone tells.
+            verified: Verified::Unknown,
             picture: "/kakao_account/profile/profile_image_url",
             ..PLAIN
         },

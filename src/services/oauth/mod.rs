@@ -297,9 +297,14 @@ impl OAuth {
             let error = Error::invalid("The provider answered about another user.");
             return Err(error.context(format!("{}: another sub", found.user)));
         }
+        // Its flag is about its own address only.
+        let email = answer.get("email");
+        let is_other_address = email.is_some_and(|it| Some(it) != claims.get("email"));
         if let Value::Object(answer) = &mut answer {
             for (name, value) in claims {
-                answer.entry(name).or_insert(value);
+                if name != "email_verified" || !is_other_address {
+                    answer.entry(name).or_insert(value);
+                }
             }
         }
         Ok(answer)

@@ -127,7 +127,7 @@ fn a_key_may_be_for_some_databases_and_collections_only() {
 }
 
 /// Paths that answer in every database without a look at credentials.
-const UNIDENTIFIED: [&str; 21] = [
+const UNIDENTIFIED: [&str; 23] = [
     "/api/health",
     "/api/auth/login",
     "/api/auth/request-verification",
@@ -143,6 +143,8 @@ const UNIDENTIFIED: [&str; 21] = [
     "/api/auth/oauth2/{provider}",
     "/api/auth/code",
     "/api/collections/{collection}/auth-with-code",
+    "/api/collections/{collection}/auth-with-otp",
+    "/api/collections/{collection}/request-otp",
     "/api/oauth2-redirect",
     "/api/collections/{collection}/request-verification",
     "/api/collections/{collection}/confirm-verification",
