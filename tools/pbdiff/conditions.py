@@ -27,8 +27,9 @@ class Compare(NamedTuple):
         op = self.op.lstrip("?")
         if self.left.startswith("@request.") and self.left.endswith(":length"):
             # Nor has it a length here; there it is 0.
-            is_there = self.left.replace(":length", ":isset")
-            return f"({self.text()} || {is_there} = false)" if op == "!=" else f"({self.text()} && {is_there} = true)"
+            is_of_body = self.left.startswith("@request.body.")
+            asked, no, yes = (self.left.replace(":length", ":isset"), "= false", "= true") if is_of_body else ("@request.auth.id", '= ""', '!= ""')
+            return f"({self.text()} || {asked} {no})" if op == "!=" else f"({self.text()} && {asked} {yes})"
         if len(request) != 1 or (op in ("=", "!=") and {'""', "null"} & {self.left, self.right}):
             return self.text()
         value = request[0].replace(":lower", "")
