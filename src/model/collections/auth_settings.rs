@@ -405,6 +405,22 @@ mod tests {
         problems.is_empty()
     }
 
+    /// A caller who could change a definition, and read no secret, had the secret sent to a token
+    /// endpoint of his own.
+    #[test]
+    fn a_secret_never_moves_to_another_token_endpoint() {
+        let before =
+            json!([{"name": "oidc", "tokenURL": "https://a/token", "clientSecret": "top"}]);
+        for (url, kept) in [
+            ("https://a/token", json!("top")),
+            ("https://b/token", json!(null)),
+        ] {
+            let mut provider = json!({"name": "oidc", "tokenURL": url});
+            keep_secret(&mut provider, &before);
+            assert_eq!(provider["clientSecret"], kept, "{url}");
+        }
+    }
+
     #[test]
     fn secrets_are_kept_and_never_shown() {
         let mut settings = AuthSettings::default();
