@@ -16,12 +16,12 @@ use rusqlite::types::ValueRef;
 use serde::Serialize;
 use serde_json::Value;
 
-use super::view::{JSON_TABLES, is_of_sqlite, readable, readable_columns};
+use super::view::{JSON_TABLES, is_of_sqlite, readable, readable_columns, reading};
 use super::view_sql::{SqlToken, SqlTokenKind, ViewSql};
 use super::{Collection, Collections};
 use crate::base::error::{Error, Result};
 use crate::store::db::authorizer;
-use crate::store::db::authorizer::{AuthAction, Policy};
+use crate::store::db::authorizer::Policy;
 
 /// Longest answer, as the sum of its values.
 const ANSWER_BYTES_MAX: usize = 8 << 20;
@@ -195,26 +195,18 @@ fn columns_of(collection: &Collection) -> (String, BTreeSet<String>) {
 
 /// Permits reading the columns of collections, JSON and subqueries.
 fn policy(readable: Readable) -> Policy {
-    Box::new(move |context| match context.action {
-        AuthAction::Select | AuthAction::Recursive => None,
-        AuthAction::Function { function_name } => authorizer::denied_function(function_name),
-        AuthAction::Read {
-            table_name,
-            column_name,
-        } => {
-            let table = table_name.to_ascii_lowercase();
-            let column = column_name.to_ascii_lowercase();
-            let is_system = is_of_sqlite(&table) || table.starts_with('_');
-            match readable.get(&table) {
-                Some(columns) if column.is_empty() || columns.contains(&column) => None,
-                Some(_) => Some(format!("read {column_name} of {table_name}")),
-                None if JSON_TABLES.contains(&table.as_str()) => None,
-                // A subquery of which only the rows count.
-                None if column.is_empty() && !is_system => None,
-                None => Some(format!("read the table {table_name}")),
-            }
+    reading(move |table_name, column_name| {
+        let table = table_name.to_ascii_lowercase();
+        let column = column_name.to_ascii_lowercase();
+        let is_system = is_of_sqlite(&table) || table.starts_with('_');
+        match readable.get(&table) {
+            Some(columns) if column.is_empty() || columns.contains(&column) => None,
+            Some(_) => Some(format!("read {column_name} of {table_name}")),
+            None if JSON_TABLES.contains(&table.as_str()) => None,
+            // A subquery of which only the rows count.
+            None if column.is_empty() && !is_system => None,
+            None => Some(format!("read the table {table_name}")),
         }
-        _ => Some("do anything but read".to_owned()),
     })
 }
 

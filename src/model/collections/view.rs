@@ -160,27 +160,31 @@ fn prepare(sql: &str, collections: &[&Collection]) -> Result<(ResultNames, ReadC
     Ok((columns, read.take()))
 }
 
-/// Permits only reading, and notes which columns are read. `tables` are the names of the
-/// collections, in lower case.
+/// Notes which columns are read. `tables` are the names of the collections, in lower case.
 fn read_policy(tables: BTreeSet<String>, columns: Rc<RefCell<ReadColumns>>) -> Policy {
+    reading(move |table, column| {
+        let (name, column) = (table.to_ascii_lowercase(), column.to_ascii_lowercase());
+        // A name without a column may be that of a subquery, of which only the rows count.
+        let is_subquery = column.is_empty() && !is_of_sqlite(&name);
+        if tables.contains(&name) {
+            columns.borrow_mut().insert((name, column));
+        } else if !is_subquery && !JSON_TABLES.contains(&name.as_str()) {
+            return Some(format!("read the system table {table}"));
+        }
+        None
+    })
+}
+
+/// Permits a statement that only reads. `denied` says what is wrong with reading a column of a
+/// table; a read of no column has an empty name.
+pub fn reading(denied: impl Fn(&str, &str) -> Option<String> + 'static) -> Policy {
     Box::new(move |context| match context.action {
         AuthAction::Select | AuthAction::Recursive => None,
         AuthAction::Function { function_name } => authorizer::denied_function(function_name),
         AuthAction::Read {
             table_name,
             column_name,
-        } => {
-            let name = table_name.to_ascii_lowercase();
-            let column = column_name.to_ascii_lowercase();
-            // A name without a column may be that of a subquery, of which only the rows count.
-            let is_subquery = column.is_empty() && !is_of_sqlite(&name);
-            if tables.contains(&name) {
-                columns.borrow_mut().insert((name, column));
-            } else if !is_subquery && !JSON_TABLES.contains(&name.as_str()) {
-                return Some(format!("read the system table {table_name}"));
-            }
-            None
-        }
+        } => denied(table_name, column_name),
         _ => Some("do anything but read".to_owned()),
     })
 }

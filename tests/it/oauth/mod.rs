@@ -143,11 +143,7 @@ fn a_user_of_a_provider_signs_up_and_signs_in_again() {
     // No password was set, so none is right.
     log_in(&server, "ann@example.com").expect(401);
     // The client proved itself, and showed the verifier.
-    let (_, body) = provider
-        .requests()
-        .into_iter()
-        .find(|(path, _)| path == "/token")
-        .unwrap();
+    let body = provider.token_request();
     assert!(
         body.contains("client_secret=secret-1") && body.contains("code_verifier="),
         "{body}"
@@ -311,11 +307,7 @@ fn the_secret_of_a_client_is_written_and_never_read_back() {
     admin.patch(USERS, json!({"oauth2": providers})).expect(200);
     be_github(&provider, 7, "ann@example.com", true);
     sign_in(&server.api(), &provider, "github").expect(200);
-    let (_, body) = provider
-        .requests()
-        .into_iter()
-        .find(|(path, _)| path == "/token")
-        .unwrap();
+    let body = provider.token_request();
     assert!(body.contains("client_secret=secret-1"), "{body}");
 }
 
@@ -334,11 +326,7 @@ fn a_secret_can_come_from_the_environment() {
     make_users(&server.admin(), "", &json!([settings]));
     be_github(&provider, 7, "ann@example.com", true);
     sign_in(&server.api(), &provider, "github").expect(200);
-    let (_, body) = provider
-        .requests()
-        .into_iter()
-        .find(|(path, _)| path == "/token")
-        .unwrap();
+    let body = provider.token_request();
     assert!(
         body.contains("client_secret=secret-of-the-environment"),
         "{body}"

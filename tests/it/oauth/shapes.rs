@@ -82,11 +82,7 @@ fn apple_gets_a_signed_secret_and_tells_all_in_the_id_token() {
     let made = sign_in(&server.api(), &provider, "apple").expect(200);
     assert_eq!(made.text("/meta/id"), "a-1");
     assert_eq!(made.json["record"]["verified"], true);
-    let (_, body) = provider
-        .requests()
-        .into_iter()
-        .find(|(path, _)| path == "/token")
-        .unwrap();
+    let body = provider.token_request();
     let secret = form_value(&body, "client_secret");
     assert_eq!(secret.split('.').count(), 3, "{secret}");
 }

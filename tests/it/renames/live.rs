@@ -4,28 +4,13 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use serde_json::{Value, json};
 
-use super::{COLLECTIONS, check_followed, fields_with, path, records, rename_fields, set_up};
-use crate::support::api::Api;
+use super::{
+    COLLECTIONS, check_followed, fields_with, path, records, rename_all, rename_fields, set_up,
+};
 use crate::support::cluster::{converge, master, replica};
 use crate::support::listener::Listener;
 use crate::support::server::Server;
 use crate::support::wait_until;
-
-/// Renames what `check_followed` looks for.
-fn rename_all(admin: &Api, base: &str) {
-    rename_fields(
-        admin,
-        &path(base, "users"),
-        &[("role", "kind"), ("nick", "alias")],
-    )
-    .expect(200);
-    admin
-        .patch(&path(base, "users"), json!({"name": "people"}))
-        .expect(200);
-    let fields = fields_with(admin, &path(base, "posts"), &[("title", "headline")]);
-    let body = json!({"name": "articles", "fields": fields});
-    admin.patch(&path(base, "posts"), body).expect(200);
-}
 
 #[test]
 fn replicas_follow_renames() {

@@ -133,6 +133,22 @@ fn check_followed(admin: &Api, base: &str) {
     assert_eq!(people["passwordAuth"]["identityFields"], identities);
 }
 
+/// Renames what `check_followed` looks for.
+fn rename_all(admin: &Api, base: &str) -> Value {
+    rename_fields(
+        admin,
+        &path(base, "users"),
+        &[("role", "kind"), ("nick", "alias")],
+    )
+    .expect(200);
+    admin
+        .patch(&path(base, "users"), json!({"name": "people"}))
+        .expect(200);
+    let fields = fields_with(admin, &path(base, "posts"), &[("title", "headline")]);
+    let body = json!({"name": "articles", "fields": fields});
+    admin.patch(&path(base, "posts"), body).expect(200).json
+}
+
 #[test]
 fn everything_that_mentions_a_name_follows_and_data_stay() {
     let server = Server::start();
@@ -152,18 +168,7 @@ fn everything_that_mentions_a_name_follows_and_data_stay() {
             let reply = form.patch(&format!("{}/p1", records(base, "posts")), body);
             reply.expect(200).text("/doc").to_owned()
         };
-        rename_fields(
-            &admin,
-            &path(base, "users"),
-            &[("role", "kind"), ("nick", "alias")],
-        )
-        .expect(200);
-        admin
-            .patch(&path(base, "users"), json!({"name": "people"}))
-            .expect(200);
-        let fields = fields_with(&admin, &path(base, "posts"), &[("title", "headline")]);
-        let body = json!({"name": "articles", "fields": fields});
-        let renamed = admin.patch(&path(base, "posts"), body).expect(200).json;
+        let renamed = rename_all(&admin, base);
         assert_eq!(renamed["name"], "articles");
         check_followed(&admin, base);
         admin.get(&path(base, "posts")).expect(404);

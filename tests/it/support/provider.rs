@@ -135,6 +135,13 @@ impl Provider {
         self.lock().requests.clone()
     }
 
+    /// The body of the first request for a token.
+    pub fn token_request(&self) -> String {
+        let requests = self.requests().into_iter();
+        let mut bodies = requests.filter(|(path, _)| path == "/token");
+        bodies.next().unwrap().1
+    }
+
     /// The user consents at this page; the code with which the browser is led back.
     pub fn consent(&self, page: &str) -> String {
         let query = page.split_once('?').unwrap().1;
